@@ -1,0 +1,153 @@
+"""The ledger: the append-only history of champions, and the one truth about who is champion.
+
+Entry N+1 is created exclusively in the store, so of two writers one wins and the other learns of it. MLflow's aliases
+and Triton follow the ledger, never the other way round.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from regraft.errors import AlreadyExists, BadInput, RegraftError
+from regraft.store import Store
+
+
+class Entry(BaseModel):
+    """One change of champion. `model` is the identity of the finetune that made it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sequence: int
+    kind: Literal["promote", "rollback"]
+    version: int
+    """Version in the MLflow registry; also the version that Triton serves it by."""
+    model: str
+    run: str
+    """The run that trained the model."""
+    evaluation: str
+    """Identity of the evaluate step whose verdict stands behind the model."""
+    reason: str
+    who: str
+    at: datetime
+
+
+class Moved(AlreadyExists):
+    """Another writer changed the champion in between. Read the ledger again and decide again."""
+
+
+def whoami() -> str:
+    """Who is promoting: the pod or task where there is one, else the user."""
+    return os.environ.get("REGRAFT_WHO") or getpass.getuser()
+
+
+class Ledger:
+    """The ledger of one recipe.
+
+    Args:
+        store: the recipe's store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def entries(self) -> list[Entry]:
+        """All entries, oldest first. Raises BadInput if one is missing or damaged."""
+        names = [n for n in self._store.names("ledger") if re.fullmatch(r"\d{8}\.json", n)]
+        entries = []
+        for position, name in enumerate(names, start=1):
+            try:
+                entry = Entry.model_validate_json(self._store.read(f"ledger/{name}"))
+            except ValueError as error:
+                raise self._damaged(name, f"is not a ledger entry: {error}") from error
+            if name != f"{position:08}.json" or entry.sequence != position:
+                raise self._damaged(f"{position:08}.json", "is missing: the ledger has a gap")
+            entries.append(entry)
+        return entries
+
+    def _damaged(self, name: str, what: str) -> RegraftError:
+        return BadInput(
+            what,
+            where=self._store.where(f"ledger/{name}"),
+            state="no promotion or rollback is possible until the ledger is whole; Triton serves on",
+            next="restore the file from a backup or from the bucket's version history",
+        )
+
+    def head(self) -> Entry | None:
+        """The newest entry: the current champion. None before the first promotion."""
+        entries = self.entries()
+        return entries[-1] if entries else None
+
+    def append(
+        self,
+        after: Entry | None,
+        *,
+        kind: Literal["promote", "rollback"],
+        version: int,
+        model: str,
+        run: str,
+        evaluation: str,
+        reason: str,
+        who: str | None = None,
+    ) -> Entry:
+        """Adds the entry that follows `after`.
+
+        Raises:
+            Moved: `after` is not the head any more.
+        """
+        entry = Entry(
+            sequence=after.sequence + 1 if after else 1,
+            kind=kind,
+            version=version,
+            model=model,
+            run=run,
+            evaluation=evaluation,
+            reason=reason,
+            who=who or whoami(),
+            at=datetime.now(UTC),
+        )
+        try:
+            self._store.create(f"ledger/{entry.sequence:08}.json", entry.model_dump_json(indent=1).encode())
+        except AlreadyExists as error:
+            raise Moved(
+                f"another promotion took ledger entry {entry.sequence} first",
+                where=self._store.where("ledger"),
+            ) from error
+        return entry
+
+    def opponent(self, model: str) -> Entry | None:
+        """The champion that a challenger is compared with.
+
+        The current one; but a model that is in the ledger already is compared with the one it replaced, so that
+        running its run again repeats its verdict instead of comparing it with itself.
+        """
+        entries = self.entries()
+        first = next((i for i, entry in enumerate(entries) if entry.model == model), None)
+        if first is None:
+            return entries[-1] if entries else None
+        return entries[first - 1] if first else None
+
+    def before(self, run: str) -> Entry | None:
+        """The newest champion of an earlier run: what fresh data is compared with, also when a run is repeated."""
+        return self._newest(lambda entry: entry.run < run)
+
+    def version(self, version: int) -> Entry | None:
+        """The newest entry of a registry version."""
+        return self._newest(lambda entry: entry.version == version)
+
+    def _newest(self, wanted: Callable[[Entry], bool]) -> Entry | None:
+        return next((entry for entry in reversed(self.entries()) if wanted(entry)), None)
+
+    def previous(self) -> Entry | None:
+        """What a rollback returns to: the champion before the head's model first became champion."""
+        entries = self.entries()
+        if not entries:
+            return None
+        first = next(i for i, entry in enumerate(entries) if entry.model == entries[-1].model)
+        return next((e for e in reversed(entries[:first]) if e.model != entries[-1].model), None)

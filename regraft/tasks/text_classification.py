@@ -1,0 +1,146 @@
+"""Text in, one label of a fixed set out, with the probability of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regraft import sources
+from regraft.errors import BadInput, Temporary
+from regraft.recipe import Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model ready for inference: base, adapter and head in fp32, in eval mode."""
+
+    model: Any
+    tokenizer: Any
+    max_length: int
+
+
+def _base(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
+    """The base model with a new head and its tokenizer. The head is random: seed before calling."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    declared = recipe.base_model
+    name, options = sources.pretrained(declared.source, declared.revision, folder)
+    labels = dict(enumerate(recipe.data.labels))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=bool(declared.remote_code), **options)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            num_labels=len(labels),
+            id2label=labels,
+            label2id={label: i for i, label in labels.items()},
+            trust_remote_code=bool(declared.remote_code),
+            use_safetensors=None if "gguf_file" in options else True,
+            dtype="float32",
+            **options,
+        )
+    except OSError as error:
+        kind = Temporary if declared.source.startswith("hf://") else BadInput
+        raise kind(f"cannot load the base model: {error}", where=declared.source) from error
+    except ValueError as error:
+        raise BadInput(f"not a base model for {recipe.task}: {error}", where=declared.source) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def for_training(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
+    """The base model with a fresh adapter and head, seeded by the recipe, and its tokenizer.
+
+    Args:
+        folder: where a base model in a bucket is downloaded to.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers import set_seed
+
+    set_seed(recipe.training.seed)
+    model, tokenizer = _base(recipe, folder)
+    adapter = recipe.adapter
+    depth = model.config.num_hidden_layers
+    top = adapter.top_layers or depth
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=adapter.target_modules
+        if isinstance(adapter.target_modules, str)
+        else list(adapter.target_modules),
+        layers_to_transform=list(range(max(depth - top, 0), depth)) if top < depth else None,
+    )
+    try:
+        return get_peft_model(model, config), tokenizer
+    except ValueError as error:
+        raise BadInput(f"the adapter does not fit the base model: {error}", where="adapter.target_modules") from error
+
+
+def load(recipe: Recipe, model: Path, folder: Path) -> Classifier:
+    """The model of a finetune, from the files it published.
+
+    Args:
+        model: folder with `adapter/` and `tokenizer/`.
+        folder: where a base model in a bucket is downloaded to.
+    """
+    from peft import PeftModel
+    from transformers import AutoTokenizer, set_seed
+
+    set_seed(recipe.training.seed)
+    base, _ = _base(recipe, folder)
+    adapted = PeftModel.from_pretrained(base, str(model / "adapter"), use_safetensors=True)
+    tokenizer = AutoTokenizer.from_pretrained(str(model / "tokenizer"))
+    return Classifier(adapted.merge_and_unload().eval(), tokenizer, recipe.training.max_length)
+
+
+def logits(classifier: Classifier, texts: Sequence[str], batch_size: int = 64) -> Array:
+    """Raw scores, shape (texts, labels). Batches hold texts of like length, so that little is padding."""
+    import numpy as np
+    import torch
+
+    device = next(classifier.model.parameters()).device
+    encoded = classifier.tokenizer(list(texts), truncation=True, max_length=classifier.max_length)["input_ids"]
+    order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+    out = np.zeros((len(texts), classifier.model.config.num_labels), dtype=np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = classifier.tokenizer.pad({"input_ids": [encoded[i] for i in rows]}, return_tensors="pt")
+            out[rows] = classifier.model(**batch.to(device)).logits.float().cpu().numpy()
+    return out
+
+
+def probabilities(classifier: Classifier, texts: Sequence[str], batch_size: int = 64) -> Array:
+    """Softmax of the logits, shape (texts, labels)."""
+    from scipy.special import softmax
+
+    scores: Array = softmax(logits(classifier, texts, batch_size), axis=1)
+    return scores
+
+
+def metrics(labels: Sequence[int], scores: Array) -> dict[str, float]:
+    """accuracy and f1_macro of the most probable labels.
+
+    Args:
+        labels: true label indices, shape (texts,).
+        scores: probabilities or logits, shape (texts, labels).
+    """
+    from sklearn.metrics import accuracy_score, f1_score
+
+    predicted = scores.argmax(axis=1)
+    known = list(range(scores.shape[1]))
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "f1_macro": float(f1_score(labels, predicted, labels=known, average="macro", zero_division=0)),
+    }
