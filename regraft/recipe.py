@@ -330,6 +330,10 @@ def load(path: str | Path) -> Recipe:
 def parse(text: str, *, where: str = "recipe") -> Recipe:
     """Parses the text of a recipe; `where` names it in errors. Raises BadInput with every error found."""
     try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):  # an alias may refer to itself, or unfold to gigabytes
+                line = event.start_mark.line + 1
+                raise BadInput(f"recipes have no YAML aliases; write out *{event.anchor}", where=f"{where}:{line}")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         duplicates = list(_duplicate_keys(root)) if root else []
         data = yaml.safe_load(text)
@@ -385,8 +389,8 @@ def _explain(root: yaml.Node | None, detail: dict[str, Any]) -> tuple[int, str]:
     if detail["type"] == "missing":
         return line, f"{key}: missing"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    if isinstance(detail["input"], str | int | float) and not isinstance(detail["input"], bool):
-        message += f" (found {detail['input']!r})" if repr(detail["input"]) not in message else ""
+    if detail["type"] != "value_error" and isinstance(detail["input"], str | int | float):
+        message += f" (found {detail['input']!r})"
     return line, f"{key}: {message}" if key else message
 
 

@@ -1,0 +1,1 @@
+"""Makes Triton serve what the ledger says."""

@@ -1,0 +1,1 @@
+"""Scores challenger and champion on the same holdout and gives a verdict."""

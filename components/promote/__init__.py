@@ -1,0 +1,1 @@
+"""Registers the challenger in MLflow and makes it champion in the ledger."""

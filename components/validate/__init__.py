@@ -1,0 +1,1 @@
+"""Checks fresh data against the contract and freezes it."""
