@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -13,6 +12,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from regraft import yaml_marks
 from regraft.errors import BadInput
 
 StepName = Literal["validate", "finetune", "evaluate", "promote", "deploy"]
@@ -329,24 +329,9 @@ def load(path: str | Path) -> Recipe:
 
 def parse(text: str, *, where: str = "recipe") -> Recipe:
     """Parses the text of a recipe; `where` names it in errors. Raises BadInput with every error found."""
-    try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):  # an alias may refer to itself, or unfold to gigabytes
-                line = event.start_mark.line + 1
-                raise BadInput(f"recipes have no YAML aliases; write out *{event.anchor}", where=f"{where}:{line}")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        duplicates = list(_duplicate_keys(root)) if root else []
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise BadInput(f"not valid YAML: {problem}", where=f"{where}{line}") from error
-    except ValueError as error:  # PyYAML on dates such as 2026-13-45
-        raise BadInput(f"not valid YAML: {error}", where=where) from error
+    root, data, problems = yaml_marks.read(text, where=where)
     if not isinstance(data, dict):
         raise BadInput("a recipe is a YAML mapping that starts with `name:`", where=where)
-    problems = duplicates
     recipe = None
     try:
         recipe = Recipe.model_validate(data)
@@ -364,25 +349,11 @@ def parse(text: str, *, where: str = "recipe") -> Recipe:
     return recipe
 
 
-def _duplicate_keys(node: yaml.Node) -> Iterator[tuple[int, str]]:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            name = str(key.value)
-            if name in seen:
-                yield key.start_mark.line + 1, f"{name}: the key stands twice in one mapping"
-            seen.add(name)
-            yield from _duplicate_keys(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _duplicate_keys(value)
-
-
 def _explain(root: yaml.Node | None, detail: dict[str, Any]) -> tuple[int, str]:
     """The line and the sentence of one pydantic error."""
     location: tuple[int | str, ...] = detail["loc"]
     key = ".".join(str(part) for part in location)
-    line = _line(root, location)
+    line = yaml_marks.line(root, location)
     if detail["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]), 1)
         return line, f"{key}: unknown key{_did_you_mean(close)}"
@@ -392,21 +363,6 @@ def _explain(root: yaml.Node | None, detail: dict[str, Any]) -> tuple[int, str]:
     if detail["type"] != "value_error" and isinstance(detail["input"], str | int | float):
         message += f" (found {detail['input']!r})"
     return line, f"{key}: {message}" if key else message
-
-
-def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
-    """Line of the deepest node of `location` that the file has."""
-    line = node.start_mark.line + 1 if node else 1
-    for part in location:
-        found = None
-        if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            found = (node.value[part], node.value[part])
-        if found is None:
-            continue  # pydantic puts the tags of unions into locations; the file does not have them
-        line, node = found[0].start_mark.line + 1, found[1]
-    return int(line)
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
