@@ -1,0 +1,139 @@
+"""Makes the example's data from the film reviews that the source package of vaderSentiment ships (MIT licence).
+
+    pip download --no-deps --no-binary :all: vaderSentiment==3.3.2
+    python -m examples.movie_reviews --sdist vaderSentiment-3.3.2.tar.gz --out .cache/data/movie-reviews
+
+10.6 thousand sentences from film reviews, each rated by 20 people from -4 to 4 (Hutto and Gilbert, ICWSM 2014). The mean
+rating gives the label, `negative` or `positive`, and its distance from 0 the slice, `mild` or `strong`.
+
+**The arrival times are invented**: the reviews have none. They follow from a digest of each row, so they are the same on
+every machine, and spread evenly: over the year 2025, or with `--windows` over as many weeks of November 2025, each
+with its share of the rows. `--flip-last 0.2` poisons the last of those weeks: the labels of a fifth of its rows, chosen
+by digest too, are turned round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import shutil
+import tarfile
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+INNER = "additional_resources/hutto_ICWSM_2014.tar.gz"
+MEMBER = "movieReviewSnippets_GroundTruth.txt"
+YEAR = datetime(2025, 1, 1, tzinfo=UTC)
+FIRST_WEEK = datetime(2025, 11, 3, 3, tzinfo=UTC)
+"""A Monday; the windows of the example's schedule end on Mondays at 03:00."""
+
+
+def _member(archive: bytes, name: str) -> bytes:
+    """The one member of a gzipped tar whose path ends in `name`; nothing is unpacked to the disk."""
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        for member in tar:
+            if member.isfile() and member.name.endswith(f"/{name}"):
+                file = tar.extractfile(member)
+                if file is not None:
+                    return file.read()
+    raise SystemExit(f"the archive has no {name}; is it the sdist of vaderSentiment 3.3.2?")
+
+
+def ratings(sdist: Path) -> Iterator[tuple[str, float, str]]:
+    """Id, mean rating and text of each review; neutral ones, rated exactly 0, are left out."""
+    for line in _member(_member(sdist.read_bytes(), INNER), MEMBER).decode("utf-8").splitlines():
+        identifier, rating, text = line.split("\t")
+        if float(rating) != 0:
+            yield identifier, float(rating), text.strip()
+
+
+def _chance(identifier: str, text: str, purpose: str) -> float:
+    """A number from 0 to 1 that depends on nothing but the row."""
+    digest = hashlib.sha256(f"{purpose}\n{identifier}\n{text}".encode()).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
+
+
+def rows(sdist: Path, *, windows: list[float] | None = None, flip_last: float = 0.0) -> Iterator[dict[str, Any]]:
+    """The rows, each with the partition (`part`) it belongs to.
+
+    Args:
+        windows: shares of the rows that arrive in the first, second, … week; None spreads all over a year.
+        flip_last: share of the last week's labels to turn round.
+    """
+    ends = list(accumulate(share / sum(windows) for share in windows)) if windows else []
+    for identifier, rating, text in ratings(sdist):
+        positive = rating > 0
+        when = _chance(identifier, text, "arrived")
+        if windows:
+            week = next((k for k, end in enumerate(ends) if when < end), len(ends) - 1)
+            start = ends[week - 1] if week else 0.0
+            arrived = FIRST_WEEK + timedelta(weeks=week + (when - start) / (ends[week] - start))
+            part = f"week={week + 1}"
+            if week == len(ends) - 1 and _chance(identifier, text, "flip") < flip_last:
+                positive = not positive
+        else:
+            arrived = YEAR + timedelta(days=365 * when)
+            part = f"month={arrived:%Y-%m}"
+        yield {
+            "part": part,
+            "text": text,
+            "label": "positive" if positive else "negative",
+            "strength": "strong" if abs(rating) >= 1 else "mild",
+            "arrived": arrived.replace(microsecond=0),
+        }
+
+
+def write(table: Iterator[dict[str, Any]], out: Path) -> dict[str, int]:
+    """Writes one Parquet file a partition below `out`, in place of what was there; gives the rows of each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for row in table:
+        parts.setdefault(row.pop("part"), []).append(row)
+    schema = pa.schema(
+        [
+            ("text", pa.string()),
+            ("label", pa.string()),
+            ("strength", pa.string()),
+            ("arrived", pa.timestamp("s", "UTC")),
+        ]
+    )
+    fresh = out.with_name(f".{out.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    for part, members in sorted(parts.items()):
+        (fresh / part).mkdir(parents=True)
+        members.sort(key=lambda row: (row["arrived"], row["text"]))
+        pq.write_table(pa.Table.from_pylist(members, schema), fresh / part / "part-0.parquet")
+    shutil.rmtree(out, ignore_errors=True)
+    fresh.rename(out)
+    return {part: len(members) for part, members in sorted(parts.items())}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.movie_reviews", description="Makes the example's data from vaderSentiment's sdist."
+    )
+    parser.add_argument("--sdist", type=Path, required=True, help="vaderSentiment-3.3.2.tar.gz")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the Parquet files to")
+    parser.add_argument(
+        "--windows", type=float, nargs="+", metavar="SHARE", help="weeks of November 2025, each with its share of rows"
+    )
+    parser.add_argument("--flip-last", type=float, default=0.0, metavar="SHARE", help="labels to flip in the last week")
+    arguments = parser.parse_args()
+    if arguments.flip_last and not arguments.windows:
+        parser.error("--flip-last needs --windows")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    counts = write(rows(arguments.sdist, windows=arguments.windows, flip_last=arguments.flip_last), arguments.out)
+    for part, count in counts.items():
+        print(f"{arguments.out / part}: {count} rows", end="")
+        week = int(part.removeprefix("week=")) if arguments.windows else 0
+        print(f"; run {FIRST_WEEK + timedelta(weeks=week):%Y-%m-%dT%H-%M} sees them last" if week else "")
+
+
+if __name__ == "__main__":
+    main()
