@@ -28,9 +28,9 @@ class Toleration(Part):
 class Placement(Part):
     """What pods get beside the resources of their step."""
 
-    node_selector: dict[str, str] = {}
+    node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
-    volumes: dict[str, Annotated[str, Field(pattern=r"^/")]] = {}
+    volumes: dict[str, Annotated[str, Field(pattern=r"^/")]] = Field(default_factory=dict)
     """Mount path by the name of the PersistentVolumeClaim."""
 
 
@@ -42,11 +42,11 @@ class Cluster(Placement):
     pull_secrets: tuple[str, ...] = ()
     store: Location | None = None
     """URL of the store, or a path on one of the volumes; asked for at each run when left out."""
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default_factory=dict)
     """Plain environment variables: endpoints, never secrets."""
-    config_maps: dict[str, tuple[str, ...]] = {}
+    config_maps: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """By ConfigMap, the keys that become environment variables of the same name."""
-    secrets: dict[str, tuple[str, ...]] = {}
+    secrets: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """By Secret, the keys that become environment variables of the same name."""
     service_account: str | None = None
     run_as_user: Annotated[int, Field(gt=0)] | None = None
@@ -54,7 +54,7 @@ class Cluster(Placement):
     """The one time zone of Kubeflow's schedules (CRON_SCHEDULE_TIMEZONE of its scheduledworkflow controller)."""
     retries: Annotated[int, Field(ge=0)] = 3
     """How often a step whose pod died, or that found a server away, is started again."""
-    steps: dict[StepName, Placement] = {}
+    steps: dict[StepName, Placement] = Field(default_factory=dict)
     """What single steps get beside that."""
 
     def image_of(self, step: str) -> str:
