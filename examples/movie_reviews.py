@@ -3,11 +3,11 @@
     pip download --no-deps --no-binary :all: vaderSentiment==3.3.2
     python -m examples.movie_reviews --sdist vaderSentiment-3.3.2.tar.gz --out .cache/data/movie-reviews
 
-10.6 thousand sentences from film reviews, each rated by 20 people from -4 to 4 (Hutto and Gilbert, ICWSM 2014). The mean
-rating gives the label, `negative` or `positive`, and its distance from 0 the slice, `mild` or `strong`.
+10.6 thousand sentences from film reviews, each rated by 20 people from -4 to 4 (Hutto and Gilbert, ICWSM 2014). The
+mean rating gives the label, `negative` or `positive`, and its distance from 0 the slice, `mild` or `strong`.
 
-**The arrival times are invented**: the reviews have none. They follow from a digest of each row, so they are the same on
-every machine, and spread evenly: over the year 2025, or with `--windows` over as many weeks of November 2025, each
+**The arrival times are invented**: the reviews have none. They follow from a digest of each row, so they are the same
+on every machine, and spread evenly: over the year 2025, or with `--windows` over as many weeks of November 2025, each
 with its share of the rows. `--flip-last 0.2` poisons the last of those weeks: the labels of a fifth of its rows, chosen
 by digest too, are turned round.
 """

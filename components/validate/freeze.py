@@ -1,0 +1,228 @@
+"""Freezes the good rows: puts them in an order of their own, drops duplicates, keeps near-duplicates out of two splits.
+
+**The rule of the splits.** A row's split follows from its own words (`rows.judge`), so neither other rows nor order nor
+files move it, ever. Rows with the same words share a split by that alone. Where other near-duplicates (`text.bands`)
+fall into different splits, nothing is moved: the row of the higher split stays (holdout before dev before train) and
+those of the lower ones are withheld. A new near-duplicate can thus take a row out of train, never into another split.
+
+**Memory.** Rows pass through buckets on the scratch disk, cut by the first digit of the digest, so that one bucket at a
+time is in memory; read one after the other, sorted, they are one sorted data set. Besides, each row of the whole takes
+about 40 bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.validate.rows import EXCERPT, REASONS, SPLITS, set_aside
+from components.validate.text import BANDS
+
+BUCKETS = 16
+ROW_GROUP = 65_536
+
+
+class Buckets:
+    """Sixteen Arrow files in a folder; a row goes to the one that the first digit of its digest names."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writers: dict[int, Any] = {}
+
+    def add(self, table: Any) -> None:
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        first = pc.utf8_slice_codeunits(table.column("digest").combine_chunks(), 0, 1)
+        bucket = pc.index_in(first, value_set=pa.array("0123456789abcdef")).to_numpy()
+        order = np.argsort(bucket, kind="stable")
+        table = table.take(order).combine_chunks()
+        edges = np.searchsorted(bucket[order], np.arange(BUCKETS + 1))
+        for number, (start, end) in enumerate(itertools.pairwise(edges)):
+            if number not in self._writers:
+                self._writers[number] = pa.ipc.new_file(str(self._path(number)), table.schema)
+            self._writers[number].write_table(table.slice(start, end - start))
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"bucket-{number:02}.arrow"
+
+    def read(self) -> Iterator[Any]:
+        """The buckets in order, each sorted by what its rows hold, so that the order of the source does not show."""
+        import pyarrow as pa
+
+        for writer in self._writers.values():
+            writer.close()
+        for number in sorted(self._writers):
+            with pa.memory_map(str(self._path(number))) as file:
+                table = pa.ipc.open_file(file).read_all()
+                slices = sorted(name for name in table.column_names if name.startswith("slice."))
+                keys = [(name, "ascending") for name in ("digest", "text", *slices)]
+                yield table.sort_by(keys).combine_chunks()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """What became of the good rows.
+
+    Attributes:
+        rows: rows of each split.
+        labels: rows of each split and label index.
+        duplicates: good rows that another equals in text and label.
+        near_duplicates: rows that nearly equal another one, less one for each group of them.
+        withheld: rows left out because a nearly equal one is in a higher split.
+        sample: the first rows of the data set as a table; in the order of digests they are a random sample.
+    """
+
+    rows: dict[str, int]
+    labels: dict[str, dict[int, int]]
+    duplicates: int
+    near_duplicates: int
+    withheld: int
+    sample: Any
+
+
+def freeze(buckets: Buckets, out: Path, scratch: Path, quarantine: Any, labels: tuple[str, ...], sample: int) -> Frozen:
+    """Writes train.parquet, dev.parquet and holdout.parquet to `out`.
+
+    Args:
+        quarantine: writer of the rows that are set aside.
+        labels: the label set, whose names the quarantine shows.
+        sample: how many rows to hand back.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    duplicates, split = _band_files(buckets, scratch)
+    near, highest = _near_duplicates(scratch, split)
+    withheld = split < highest
+    counts = {name: dict.fromkeys(range(len(labels)), 0) for name in SPLITS}
+    first: list[Any] = []
+    writers = [Parquet(out / f"{name}.parquet") for name in SPLITS]
+    position = 0
+    for table in buckets.read():
+        repeated = _repeated(table)
+        kept = table.filter(~repeated)
+        span = slice(position, position + kept.num_rows)
+        position = span.stop
+        why = np.full(table.num_rows, REASONS.index("duplicate"), dtype=np.uint8)
+        why[~repeated] = np.where(
+            withheld[span], highest[span] + REASONS.index("near-duplicate of a row in dev") - 1, 0
+        )
+        quarantine.add(_explained(table.filter(why > 0), why[why > 0], labels))
+        for number, name in enumerate(SPLITS):
+            part = kept.filter(~withheld[span] & (split[span] == number))
+            for label, count in zip(*np.unique(part.column("label").to_numpy(), return_counts=True), strict=True):
+                counts[name][int(label)] += int(count)
+            writers[number].add(part.drop_columns(["split", "bands", "file", "row"]))
+        first.append(kept.filter(~withheld[span]).slice(0, sample).select(["text", "label", "digest"]))
+        sample -= first[-1].num_rows
+    for writer in writers:
+        writer.close()
+    return Frozen(
+        rows={name: sum(of_label.values()) for name, of_label in counts.items()},
+        labels=counts,
+        duplicates=duplicates,
+        near_duplicates=near,
+        withheld=int(withheld.sum()),
+        sample=pa.concat_tables(first),
+    )
+
+
+def _explained(table: Any, reasons: Any, labels: tuple[str, ...]) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names = pa.array(labels, pa.string()).take(table.column("label"))
+    return set_aside(table, reasons, pc.utf8_slice_codeunits(table.column("text"), 0, EXCERPT), names)
+
+
+def _repeated(table: Any) -> Any:
+    """Which rows of a sorted bucket have the digest of the row before."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    digest = table.column("digest").combine_chunks()
+    out = np.zeros(len(digest), dtype=bool)
+    if len(digest) > 1:
+        out[1:] = pc.equal(digest[1:], digest[:-1]).to_numpy(zero_copy_only=False)
+    return out
+
+
+def _band_files(buckets: Buckets, scratch: Path) -> tuple[int, Any]:
+    """Writes one file of keys a band, in the order of the data set; gives the duplicates left out and the splits."""
+    import numpy as np
+
+    duplicates, splits = 0, []
+    files = [(scratch / f"band-{band:02}").open("wb") for band in range(BANDS)]
+    for table in buckets.read():
+        repeated = _repeated(table)
+        duplicates += int(repeated.sum())
+        splits.append(table.column("split").to_numpy()[~repeated])
+        column = table.column("bands").combine_chunks()
+        keys = np.frombuffer(column.buffers()[1], dtype=np.uint64).reshape(-1, BANDS)[column.offset :][: len(column)]
+        for band, file in enumerate(files):
+            file.write(np.ascontiguousarray(keys[~repeated, band]).data)
+    for file in files:
+        file.close()
+    return duplicates, np.concatenate(splits) if splits else np.zeros(0, dtype=np.uint8)
+
+
+def _near_duplicates(scratch: Path, split: Any) -> tuple[int, Any]:
+    """How many rows have a near-duplicate before them, and the highest split among each row and its near-duplicates."""
+    import numpy as np
+
+    second = np.zeros(len(split), dtype=bool)
+    highest = split.copy()
+    for band in range(BANDS):
+        keys = np.fromfile(scratch / f"band-{band:02}", dtype=np.uint64)
+        if not len(keys):
+            continue
+        order = np.argsort(keys, kind="stable")
+        starts = np.flatnonzero(np.concatenate([[True], np.diff(keys[order]) != 0]))
+        sizes = np.diff(np.append(starts, len(keys)))
+        top = np.maximum.reduceat(split[order], starts)
+        highest[order] = np.maximum(highest[order], np.repeat(top, sizes))
+        rest = np.ones(len(keys), dtype=bool)
+        rest[starts] = False
+        second[order[rest]] = True
+    return int(second.sum()), highest
+
+
+class Parquet:
+    """A Parquet file whose row groups have one size, however the rows came, so that equal rows make equal bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: Any = None
+        self._waiting: list[Any] = []
+
+    def add(self, table: Any) -> None:
+        import pyarrow as pa
+
+        self._waiting.append(table)
+        if sum(part.num_rows for part in self._waiting) >= ROW_GROUP:
+            whole = pa.concat_tables(self._waiting)
+            while whole.num_rows >= ROW_GROUP:
+                self._write(whole.slice(0, ROW_GROUP))
+                whole = whole.slice(ROW_GROUP)
+            self._waiting = [whole]
+
+    def _write(self, table: Any) -> None:
+        import pyarrow.parquet as pq
+
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(str(self._path), table.schema, compression="zstd")
+        self._writer.write_table(table.combine_chunks(), row_group_size=ROW_GROUP)
+
+    def close(self) -> None:
+        """Writes what waits. A file without a row has its columns all the same."""
+        import pyarrow as pa
+
+        if self._waiting:
+            self._write(pa.concat_tables(self._waiting))
+        if self._writer is not None:
+            self._writer.close()

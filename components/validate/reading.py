@@ -1,0 +1,308 @@
+"""Reads Parquet, CSV and JSON Lines as a stream of batches with the recipe's columns, whatever the format."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import difflib
+import gzip
+import io
+import itertools
+import json
+import lzma
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from regraft import sources
+from regraft.errors import BadInput
+from regraft.recipe import Data
+
+SUFFIXES = tuple(
+    kind + packed
+    for kind in (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+    for packed in (("",) if kind == ".parquet" else ("", ".gz", ".bz2", ".xz"))
+)
+BATCH_ROWS = 65_536
+BATCH_BYTES = 16 << 20
+BLOCK_BYTES = 32 << 20
+"""Bytes of CSV and JSON Lines that are parsed at once, and so the length of the longest line."""
+SNIFFED_LINES = 1000
+
+
+def batches(data: Data) -> Iterator[tuple[Any, float]]:
+    """The rows of a source, in the order of its files.
+
+    Yields:
+        A table with the columns `text` (binary, so that damaged UTF-8 can be told from good), `label` (string), `time`
+        (timestamp in UTC, if the recipe has a time column), `slice.<name>` (string), `file` and `row` (from 1); and
+        the share of the source that is read.
+
+    Raises:
+        BadInput: a file is empty, not of its format, or lacks a column.
+    """
+    files = sources.files(data.source, SUFFIXES)
+    with sources.reading(data.source):
+        sizes = [int(system.size(path) or 0) for system, path in files]
+    done, rows = 0, 0
+    for number, ((system, path), size) in enumerate(zip(files, sizes, strict=True), start=1):
+        if size == 0:
+            raise BadInput("the file is empty", where=_name(path, data), next="remove it or write its rows again")
+        row = 1
+        with sources.reading(data.source), system.open(path, "rb") as file, _understood(path, data):
+            for table in _tables(file, path, data):
+                yield _uniform(table, data, path, number, row), (done + min(file.tell(), size)) / sum(sizes)
+                row += table.num_rows
+        rows += row - 1
+        done += size
+    if rows == 0:
+        raise BadInput("no file has a row", where=data.source, next="check what writes data.source")
+
+
+def _name(path: str, data: Data) -> str:
+    """The file as a person would name it: with the protocol of the source."""
+    scheme, mark, _ = data.source.partition("://")
+    return f"{scheme}://{path}" if mark and scheme not in {"package", "file"} and "$" not in scheme else path
+
+
+@contextmanager
+def _understood(path: str, data: Data) -> Iterator[None]:
+    """Turns what parsers raise into our errors."""
+    import pyarrow as pa
+
+    advice = "mend the file or leave it out of data.source"
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        what = str(error).splitlines()[0]
+        if "straddling" in what:
+            what = f"has a line longer than {BLOCK_BYTES >> 20} MiB"
+        raise BadInput(f"cannot be read: {what}", where=_name(path, data), next=advice) from error
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, lzma.LZMAError, pa.ArrowException) as error:
+        raise BadInput(f"cannot be read: {error}", where=_name(path, data), next=advice) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # Arrow's decoders and bz2 say OSError without a number where the bytes are damaged.
+        raise BadInput(f"cannot be read: {error}", where=_name(path, data), next=advice) from error
+
+
+def _tables(file: Any, path: str, data: Data) -> Iterator[Any]:
+    """The tables of one file, with at least the wanted columns that the file itself has."""
+    name = path.lower()
+    for ending, unpack in ((".gz", gzip.open), (".bz2", bz2.open), (".xz", lzma.open)):
+        if name.endswith(ending):
+            name, file = name.removesuffix(ending), unpack(file, "rb")
+    if name.endswith(".parquet"):
+        return _parquet(file, path, data)
+    if name.endswith((".csv", ".tsv")):
+        return _csv(file, path, data, "\t" if name.endswith(".tsv") else ",")
+    if name.endswith((".jsonl", ".ndjson", ".json")):
+        return _json_lines(file, path, data)
+    raise BadInput(
+        f"the format {Path(path).suffix or 'without a suffix'} is not one of {', '.join(SUFFIXES)}",
+        where=_name(path, data),
+        next="convert the file or give it the right suffix",
+    )
+
+
+def wanted(data: Data) -> list[str]:
+    """The columns of the source that count."""
+    columns = data.columns
+    return list(dict.fromkeys(filter(None, [columns.text, columns.label, columns.time, *columns.slices])))
+
+
+def _partition(path: str) -> dict[str, str]:
+    """Columns that stand in the path, as in `month=2025-01/part-0.parquet`."""
+    pairs = (part.partition("=") for part in path.split("/")[:-1])
+    return {unquote(key): unquote(value) for key, equals, value in pairs if equals}
+
+
+def _present(found: list[str], path: str, data: Data) -> list[str]:
+    """The wanted columns that the file has. Raises BadInput for one that is missing or there twice."""
+    elsewhere = _partition(path)
+    for column in wanted(data):
+        if found.count(column) > 1:
+            raise BadInput(
+                f"has the column {column!r} {found.count(column)} times",
+                where=_name(path, data),
+                next="rename one of them, so that it is clear which one counts",
+            )
+        if column not in found and column not in elsewhere:
+            close = difflib.get_close_matches(column, found, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise BadInput(
+                f"has no column {column!r}; it has {', '.join(map(repr, found[:20]))}{hint}",
+                where=_name(path, data),
+                next="mend data.columns in the recipe, or what writes the file",
+            )
+    return [column for column in wanted(data) if column in found]
+
+
+def _parquet(file: Any, path: str, data: Data) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    source = pq.ParquetFile(file)
+    columns = _present(source.schema_arrow.names, path, data)
+    bytes_a_row = sum(
+        group.column(i).total_uncompressed_size
+        for group in map(source.metadata.row_group, range(source.metadata.num_row_groups))
+        for i in range(group.num_columns)
+    ) // max(1, source.metadata.num_rows)
+    size = max(64, min(BATCH_ROWS, BATCH_BYTES // max(1, bytes_a_row)))
+    for batch in source.iter_batches(batch_size=size, columns=columns):
+        yield pa.table(batch)
+
+
+def _csv(file: Any, path: str, data: Data, delimiter: str) -> Iterator[Any]:
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    head = io.TextIOWrapper(_Unclosed(file), encoding="utf-8-sig", newline="")
+    names = next(csv.reader(head, delimiter=delimiter), [])
+    file.seek(0)
+    columns = _present(names, path, data)
+    reader = arrow_csv.open_csv(
+        file,
+        read_options=arrow_csv.ReadOptions(block_size=BLOCK_BYTES),
+        parse_options=arrow_csv.ParseOptions(newlines_in_values=True, delimiter=delimiter),
+        convert_options=arrow_csv.ConvertOptions(
+            check_utf8=False, include_columns=columns, column_types=dict.fromkeys(columns, pa.binary())
+        ),
+    )
+    return _sliced(reader)
+
+
+def _json_lines(file: Any, path: str, data: Data) -> Iterator[Any]:
+    import pyarrow as pa
+    from pyarrow import json as arrow_json
+
+    columns = wanted(data)
+    seen: dict[str, Any] = {}
+    for line in itertools.islice(file, SNIFFED_LINES):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line.decode("utf-8", "replace"))
+        except json.JSONDecodeError as error:
+            raise BadInput(f"has a line that is not JSON: {error}", where=_name(path, data)) from error
+        if not isinstance(record, dict):
+            raise BadInput("is not JSON Lines, which has one {…} object a line", where=_name(path, data))
+        seen = {**record, **{key: value for key, value in seen.items() if value is not None}}
+        if all(seen.get(column) is not None for column in columns):
+            break
+    file.seek(0)
+    present = _present(list(seen), path, data)
+    kinds = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    fields = [(column, kinds.get(type(seen[column]), pa.binary())) for column in present]
+    reader = arrow_json.open_json(
+        file,
+        read_options=arrow_json.ReadOptions(block_size=BLOCK_BYTES),
+        parse_options=arrow_json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore"),
+    )
+    return _sliced(reader)
+
+
+class _Unclosed(io.BufferedIOBase):
+    """Lets a text wrapper look at the head of a file without closing the file with itself."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def read1(self, size: int = -1, /) -> bytes:
+        return bytes(self._file.read(65_536 if size < 0 else size))
+
+
+def _sliced(reader: Any) -> Iterator[Any]:
+    import pyarrow as pa
+
+    for block in reader:
+        size = max(64, min(BATCH_ROWS, BATCH_BYTES * max(1, block.num_rows) // max(1, block.nbytes)))
+        for start in range(0, block.num_rows, size):
+            yield pa.table(block.slice(start, size))
+
+
+def _uniform(table: Any, data: Data, path: str, number: int, row: int) -> Any:
+    """The table with our names and types."""
+    import numpy as np
+    import pyarrow as pa
+
+    size = table.num_rows
+    constants = _partition(path)
+
+    def column(name: str) -> Any:
+        if name in table.column_names:
+            values = table.column(name).combine_chunks()
+            if pa.types.is_dictionary(values.type):
+                values = values.dictionary_decode()
+            return values
+        return pa.repeat(pa.scalar(constants[name]), size)
+
+    text = column(data.columns.text)
+    if not _is_text(text.type):
+        raise _wrong_type(data.columns.text, text.type, "text", path, data)
+    columns = {"text": text.cast(pa.large_binary()).cast(pa.binary())}
+    columns["label"] = _strings(column(data.columns.label), data.columns.label, path, data)
+    if data.columns.time:
+        columns["time"] = _times(column(data.columns.time), data.columns.time, path, data)
+    for name in data.columns.slices:
+        columns[f"slice.{name}"] = _strings(column(name), name, path, data)
+    columns["file"] = pa.array(np.full(size, number, dtype=np.int32))
+    columns["row"] = pa.array(np.arange(row, row + size, dtype=np.int64))
+    return pa.table(columns)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary)
+    return any(check(kind) for check in checks) or pa.types.is_large_binary(kind) or pa.types.is_null(kind)
+
+
+def _wrong_type(column: str, kind: Any, expected: str, path: str, data: Data) -> BadInput:
+    return BadInput(
+        f"has {kind} in the column {column!r}, where {expected} is expected",
+        where=_name(path, data),
+        next="mend data.columns in the recipe, or what writes the file",
+    )
+
+
+def _strings(values: Any, name: str, path: str, data: Data) -> Any:
+    """Labels and slices as text; damaged bytes become the replacement character, and so an unknown label."""
+    import pyarrow as pa
+
+    kind = values.type
+    if pa.types.is_floating(kind):
+        try:  # whole numbers beside a null are floats where pandas wrote the file
+            values, kind = values.cast(pa.int64()), pa.int64()
+        except pa.ArrowInvalid as error:
+            raise _wrong_type(name, kind, "text or whole numbers", path, data) from error
+    if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        raise _wrong_type(name, kind, "text or whole numbers", path, data)
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowInvalid:
+        found = values.to_pylist()
+        return pa.array([v if v is None else v.decode("utf-8", "replace") for v in found], pa.string())
+
+
+def _times(values: Any, name: str, path: str, data: Data) -> Any:
+    """Times in UTC; those without a zone are taken as UTC, unreadable ones are null."""
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind, utc = values.type, pa.timestamp("us", "UTC")
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        exact = values.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False)
+        return exact.cast(utc) if getattr(kind, "tz", None) else pc.assume_timezone(exact, "UTC")
+    if not _is_text(kind):
+        raise _wrong_type(name, kind, "a time", path, data)
+    read = pd.to_datetime(_strings(values, name, path, data).to_pandas(), utc=True, format="ISO8601", errors="coerce")
+    return pa.array(read, type=utc, from_pandas=True)

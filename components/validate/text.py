@@ -1,0 +1,188 @@
+"""What a text is made of, for a whole batch at once: its tidy form, its words, its damage, its near-duplicate bands.
+
+Arrow and numpy work on the bytes of all texts together; a loop over rows in Python would cost minutes a million rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from typing import Any
+
+BANDS, PER_BAND = 12, 5
+"""Two texts whose word pairs overlap by a Jaccard index of 0.8 share a band in 99 of 100 cases, by 0.5 in 32, by 0.3
+in 3 (1 - (1 - j^5)^12; Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, 3.4)."""
+_MIX = 0x9E3779B97F4A7C15
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+"""Scripts that put no space between words: there each character counts as a word."""
+_DAMAGE = r"\x{FFFD}|[\x{C2}\x{C3}][\x{80}-\x{BF}]|\x{E2}\x{20AC}[\x{80}-\x{24F}\x{2010}-\x{2122}]|[\x{80}-\x{9F}]"
+"""The replacement character, UTF-8 that was read as Latin-1 or Windows-1252 (Ã©, â€™), and C1 control characters."""
+_SUSPECT = r"@|[0-9][0-9 ().:/-]{5,}[0-9]"
+PII = {
+    "e-mail": re.compile(r"[\w.%+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}"),
+    "card": re.compile(r"(?<!\d)(?:\d[ -]?){12,18}\d(?!\d)"),
+    "iban": re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b"),
+    "ip": re.compile(r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.])"),
+    "phone": re.compile(r"\+\d[\d ().-]{7,16}\d|\(\d{3}\) ?\d{3}-\d{4}|(?<!\d)\d{3}[-.]\d{3}[-.]\d{4}(?!\d)"),
+    "ssn": re.compile(r"(?<!\d)\d{3}-\d{2}-\d{4}(?!\d)"),
+}
+
+
+def decoded(raw: Any) -> tuple[Any, Any]:
+    """Text of a binary array, and which rows are not UTF-8; those have replacement characters in the text."""
+    import numpy as np
+    import pyarrow as pa
+
+    try:
+        return raw.cast(pa.string()), np.zeros(len(raw), dtype=bool)
+    except pa.ArrowInvalid:
+        texts = [None if value is None else value.decode("utf-8", "replace") for value in raw.to_pylist()]
+        text = pa.array(texts, pa.string())
+        same = [a is None or a.encode() == b for a, b in zip(texts, raw.to_pylist(), strict=True)]
+        return text, ~np.array(same, dtype=bool)
+
+
+def tidy(text: Any) -> Any:
+    """Unicode NFC, with one space where white space was and none at the ends."""
+    import pyarrow.compute as pc
+
+    text = _on_others(text, lambda other: pc.utf8_normalize(other, form="NFC"))
+    return pc.binary_join(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(text)), " ")
+
+
+def words(text: Any) -> Any:
+    """Lists of words: lower case, letters and each digit as 0, nothing else; a text without any is one word."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def plain(other: Any) -> Any:
+        other = pc.replace_substring_regex(pc.utf8_lower(other), r"[^\p{L}\p{M}\p{N}]+", " ")
+        other = pc.replace_substring_regex(other, r"\p{N}", "0")
+        return pc.replace_substring_regex(other, f"({_UNSPACED})", r" \1 ")
+
+    whole, text = text, _on_others(text, plain)
+    offsets, content = _buffers(text)
+    table = np.full(256, ord(" "), dtype=np.uint8)
+    table[128:] = np.arange(128, 256)
+    for low, high, to in (("a", "z", "a"), ("A", "Z", "a")):
+        span = np.arange(ord(low), ord(high) + 1)
+        table[span] = span - ord(low) + ord(to)
+    table[ord("0") : ord("9") + 1] = ord("0")
+    mapped = table[content]
+    clean = pa.StringArray.from_buffers(len(text), pa.py_buffer(offsets), pa.py_buffer(mapped))
+    clean = pc.ascii_trim_whitespace(clean)
+    return pc.ascii_split_whitespace(pc.if_else(pc.equal(clean, ""), whole, clean))
+
+
+def damaged(text: Any) -> Any:
+    """Which texts show damage of their encoding, or hold control characters."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    offsets, content = _buffers(text)
+    controls = np.flatnonzero((content < 32) & (content != 9) & (content != 10) & (content != 13) | (content == 127))
+    found = np.zeros(len(text), dtype=bool)
+    found[np.searchsorted(offsets, controls, side="right") - 1] = True
+    others = np.flatnonzero(~pc.string_is_ascii(text).to_numpy(zero_copy_only=False))
+    hits = pc.match_substring_regex(text.take(others), _DAMAGE).to_numpy(zero_copy_only=False)
+    found[others[hits]] = True
+    return found
+
+
+def personal(text: Any) -> dict[str, int]:
+    """How many texts hold what looks like personal data, by kind; under `any` those with at least one."""
+    import pyarrow.compute as pc
+
+    counts = dict.fromkeys((*PII, "any"), 0)
+    for value in text.filter(pc.match_substring_regex(text, _SUSPECT)).to_pylist():
+        kinds = [kind for kind, pattern in PII.items() if any(_valid(kind, m[0]) for m in pattern.finditer(value))]
+        for kind in (*kinds, "any") if kinds else ():
+            counts[kind] += 1
+    return counts
+
+
+def _valid(kind: str, found: str) -> bool:
+    """Card numbers must pass the Luhn check, IBANs the check of ISO 13616, so that plain numbers do not count."""
+    if kind == "card":
+        digits = [int(d) for d in reversed(found) if d.isdigit()]
+        return sum(d if i % 2 == 0 else sum(divmod(2 * d, 10)) for i, d in enumerate(digits)) % 10 == 0
+    if kind == "iban":
+        plain = found.replace(" ", "")
+        return int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1
+    return True
+
+
+def digests(strings: Any) -> list[str]:
+    """SHA-256 of each string's UTF-8, in hex."""
+    offsets, content = _buffers(strings)
+    view, edges = memoryview(content), offsets.tolist()
+    sha = hashlib.sha256
+    return [sha(view[a:b]).hexdigest() for a, b in itertools.pairwise(edges)]
+
+
+def chances(strings: Any) -> Any:
+    """A number from 0 to 1 for each string, which depends on nothing else: the first 52 bits of its SHA-256."""
+    import numpy as np
+
+    offsets, content = _buffers(strings)
+    view, edges = memoryview(content), offsets.tolist()
+    sha = hashlib.sha256
+    heads = b"".join([sha(view[a:b]).digest()[:8] for a, b in itertools.pairwise(edges)])
+    return (np.frombuffer(heads, dtype=">u8") >> np.uint64(12)).astype(np.float64) / 2**52
+
+
+def bands(lists: Any) -> Any:
+    """Keys of near-duplicates, shape (texts, BANDS), uint64: MinHash over the pairs of neighbouring words.
+
+    Texts that agree in one column are near-duplicates. Every list has a word at least.
+    """
+    import numpy as np
+    import pandas as pd
+
+    offsets = lists.offsets.to_numpy()
+    offsets = offsets - offsets[0]
+    coded = lists.flatten().dictionary_encode()
+    out = np.zeros((len(lists), BANDS), dtype=np.uint64)
+    if not len(lists):
+        return out
+    vocabulary = pd.util.hash_array(coded.dictionary.to_numpy(zero_copy_only=False), categorize=False)
+    hashed = vocabulary[coded.indices.to_numpy()]
+    starts = offsets[:-1]
+    before = np.empty_like(hashed)
+    before[1:] = hashed[:-1]
+    before[starts] = _MIX
+    pairs = (hashed ^ (before * np.uint64(_MIX))) * np.uint64(0xD6E8FEB86659FD93)
+    pairs ^= pairs >> np.uint64(32)
+    multipliers = np.random.Generator(np.random.PCG64(20)).integers(2**63, size=BANDS * PER_BAND, dtype=np.uint64)
+    scratch = np.empty_like(pairs)
+    for band in range(BANDS):
+        key = np.zeros(len(lists), dtype=np.uint64)
+        for multiplier in multipliers[band * PER_BAND : (band + 1) * PER_BAND] * np.uint64(2) + np.uint64(1):
+            np.multiply(pairs, multiplier, out=scratch)
+            key = (key ^ np.minimum.reduceat(scratch, starts)) * np.uint64(_MIX)
+        out[:, band] = key
+    return out
+
+
+def _on_others(text: Any, change: Any) -> Any:
+    """Applies a change to the texts that are not plain ASCII; the others would pass it unchanged, only slowly."""
+    import pyarrow.compute as pc
+
+    others = pc.invert(pc.string_is_ascii(text))
+    if not pc.any(others).as_py():
+        return text
+    return pc.replace_with_mask(text, others, change(text.filter(others)))
+
+
+def _buffers(text: Any) -> tuple[Any, Any]:
+    """Offsets, shape (texts + 1,), and bytes of a string array without nulls."""
+    import numpy as np
+
+    offsets = np.frombuffer(text.buffers()[1], dtype=np.int32)[text.offset : text.offset + len(text) + 1]
+    content = text.buffers()[2]
+    if content is None:
+        return np.zeros(len(text) + 1, dtype=np.int32), np.zeros(0, dtype=np.uint8)
+    whole = np.frombuffer(content, dtype=np.uint8)[offsets[0] : offsets[-1]]
+    return offsets - offsets[0], whole
