@@ -179,7 +179,7 @@ class BaseModelSource(Part):
 class Lora(Part):
     kind: Literal["lora"] = "lora"
     r: Annotated[int, Field(ge=1, le=512)] = 16
-    alpha: Annotated[float, Field(gt=0)] = 32
+    alpha: Annotated[int, Field(ge=1)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     top_layers: Annotated[int, Field(ge=1)] | None = None

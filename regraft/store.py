@@ -244,8 +244,8 @@ class Store:
             if winner is None:
                 raise
             return winner
-        for leftover in self.names(prefix):
-            if leftover.startswith("attempt-") and leftover != attempt:
+        for leftover in self.names(prefix):  # of attempts that died, and checkpoints, which have served
+            if leftover not in (attempt, "manifest.json"):
                 self.remove(f"{prefix}/{leftover}")
         return complete
 

@@ -1,0 +1,79 @@
+"""The model card, in the Hugging Face Hub's format: metadata in YAML on top, prose below."""
+
+from __future__ import annotations
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from regraft.step import Context
+
+TEMPLATE = """\
+---
+{head}
+---
+
+# {name}
+
+An adapter ({kind}, rank {r}) on `{base}`, trained by regraft. It holds no base weights: load both.
+
+## Data
+
+{rows} rows for training, in the file with SHA-256 `{data}`; texts longer than {max_length} tokens are cut.
+
+## Labels
+
+{labels}
+
+## Scores on dev
+
+{scores}
+
+The scores that decide about promotion are those of the step evaluate, on rows that neither training nor early stopping
+saw; they are in the run's report and in MLflow.
+
+## Training
+
+{training}
+"""
+
+
+def render(context: Context, scores: dict[str, float], *, rows: int) -> str:
+    """The card's text: no times, no paths of this machine, so that a rerun gives the same bytes.
+
+    Args:
+        scores: metrics on dev by name.
+        rows: how many rows were trained on.
+    """
+    recipe = context.recipe
+    base = recipe.base_model
+    hub_name = base.source.removeprefix("hf://") if base.source.startswith("hf://") else None
+    head = ModelCardData(
+        model_name=recipe.name,
+        library_name="peft",
+        pipeline_tag=recipe.task,
+        base_model=hub_name,
+        tags=["regraft", recipe.adapter.kind],
+        eval_results=[
+            EvalResult(
+                task_type=recipe.task,
+                dataset_type=recipe.name,
+                dataset_name=f"{recipe.name} (dev)",
+                metric_type=name,
+                metric_value=round(value, 6),
+            )
+            for name, value in sorted(scores.items())
+            if name != "loss"
+        ],
+    )
+    return TEMPLATE.format(
+        head=head.to_yaml().strip(),
+        name=recipe.name,
+        kind=recipe.adapter.kind,
+        r=recipe.adapter.r,
+        base=base.source,
+        rows=rows,
+        data=context.inputs["train"],
+        max_length=recipe.training.max_length,
+        labels="\n".join(f"{i}. {label}" for i, label in enumerate(recipe.data.labels)),
+        scores="\n".join(f"- {name}: {value:.4f}" for name, value in sorted(scores.items())),
+        training="\n".join(f"- {key}: {value}" for key, value in recipe.training.model_dump(mode="json").items()),
+    )

@@ -1,0 +1,76 @@
+"""Checkpoints in the store, so that a training that dies on one machine goes on on another, to the same bytes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from regraft.step import Context
+
+
+def _prefix(context: Context, name: str = "") -> str:
+    return f"{context.prefix}/checkpoints/{name}".rstrip("/")
+
+
+def restore(context: Context, folder: Path) -> Path | None:
+    """Downloads the checkpoints of an earlier try of this very training.
+
+    Returns:
+        The newest checkpoint, to resume from; the best one lies beside it if it is another. None when there is none.
+    """
+    newest = None
+    for name in context.store.names(_prefix(context)):
+        manifest = context.store.manifest(_prefix(context, name))
+        if manifest is not None:
+            newest = context.store.fetch(_prefix(context, name), manifest, folder / f"checkpoint-{int(name)}")
+    return newest
+
+
+def publish(context: Context, folder: Path) -> None:
+    """Brings the store's checkpoints to those that the trainer keeps: the newest and the best."""
+    kept = {f"{int(path.name.rpartition('-')[2]):08}": path for path in folder.glob("checkpoint-*")}
+    there = context.store.names(_prefix(context))
+    for name, path in sorted(kept.items()):
+        if name not in there or context.store.manifest(_prefix(context, name)) is None:
+            fields = {
+                "step": context.step.name,
+                "identity": context.identity,
+                "document": {},
+                "created_at": datetime.now(UTC),
+            }
+            context.store.publish(_prefix(context, name), path, fields)
+    for name in there:
+        if name not in kept:
+            context.store.clear(_prefix(context, name))
+
+
+class Checkpoints(TrainerCallback):
+    """Publishes each checkpoint, and saves one more when the process is told to end."""
+
+    def __init__(self, context: Context, folder: Path) -> None:
+        self._context = context
+        self._folder = folder
+        self.stopping = False
+        context.on_terminate = self.stop
+
+    def stop(self) -> None:
+        """Asks the trainer to save a checkpoint after the step that it is in, and to end."""
+        self.stopping = True
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if self.stopping:
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if state.is_world_process_zero:
+            publish(self._context, self._folder)
+        return control
