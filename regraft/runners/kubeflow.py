@@ -65,9 +65,14 @@ def compile_recipe(path: str | Path, out: str | Path, *, cluster: Cluster) -> Re
     )
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        describe = dsl.pipeline(name=declared.name, description=f"{declared.description} ({declared.owner})".strip())
+        description = " ".join(f"{declared.description} ({declared.owner})".split())
+        describe = dsl.pipeline(name=declared.name, description=description)
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         compiler.Compiler().compile(describe(flow), str(out))
+    text = Path(out).read_text(encoding="utf-8")
+    body = text[text.index("\ncomponents:\n") + 1 :]  # kfp's header names the keys of dicts in a random order
+    header = f"# The Kubeflow pipeline of the recipe {declared.name}, made by `regraft compile`: do not edit.\n"
+    Path(out).write_text(header + body, encoding="utf-8")
     return declared
 
 
@@ -224,9 +229,10 @@ def _client(host: str, namespace: str | None) -> Any:
 def _upload(client: Any, name: str, package: Path, namespace: str | None) -> dict[str, str]:
     """The ids of the pipeline and of its version that has these bytes; uploads what is not there."""
     version = hashlib.sha256(package.read_bytes()).hexdigest()[:16]
-    pipeline_id = client.get_pipeline_id(name)
-    if pipeline_id is None:
-        pipeline_id = client.upload_pipeline(str(package), pipeline_name=name, namespace=namespace).pipeline_id
+    pipelines = client.list_pipelines(filter=_named(name), namespace=namespace).pipelines
+    if not pipelines:
+        pipelines = [client.upload_pipeline(str(package), pipeline_name=name, namespace=namespace)]
+    pipeline_id = pipelines[0].pipeline_id
     found = client.list_pipeline_versions(pipeline_id, page_size=100, filter=_named(version)).pipeline_versions or []
     if not found:
         found = [client.upload_pipeline_version(str(package), version, pipeline_id=pipeline_id)]
@@ -234,7 +240,7 @@ def _upload(client: Any, name: str, package: Path, namespace: str | None) -> dic
 
 
 def _named(name: str) -> str:
-    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "string_value": name}]})
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
 
 def _schedule(

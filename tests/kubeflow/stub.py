@@ -34,7 +34,7 @@ def work(context):
         Path(note).touch()
         raise Temporary("the server is away", next="wait")
     if mode == "killed":
-        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getppid(), signal.SIGKILL)  # as when the pod is evicted
         os.kill(os.getpid(), signal.SIGKILL)
     if NAME == "evaluate":
         import pyarrow, pyarrow.parquet

@@ -1,0 +1,49 @@
+"""Which run a Kubeflow run is: the first pod decides, the others read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from regraft import pipeline, recipe
+from regraft.errors import BadInput
+from regraft.runners import kubeflow_pod
+from regraft.store import Store
+from tests.unit.test_recipe import MINIMAL
+
+WEEKLY = recipe.parse(MINIMAL + 'schedule: {cron: "0 3 * * 1"}\n')
+
+
+def named(folder: Path, *, run: str = "", scheduled: str = "", job: str = "1") -> str:
+    given = {"job": job, "run": run, "scheduled": scheduled}
+    return kubeflow_pod._run_of(Store(str(folder), "reviews"), given, WEEKLY)[0]
+
+
+@pytest.mark.parametrize(
+    ("scheduled", "run"),
+    [
+        ("2026-11-23T03:00:00Z", "2026-11-23T03-00"),
+        ("2026-11-23T02:59:59Z", "2026-11-16T03-00"),
+        ("2026-11-24T18:00:00+00:00", "2026-11-23T03-00"),
+    ],
+)
+def test_the_run_that_was_due_when_kubeflow_scheduled_it(tmp_path: Path, scheduled: str, run: str) -> None:
+    assert named(tmp_path, scheduled=scheduled) == run
+
+
+def test_a_server_that_does_not_say_when_leaves_it_to_the_clock(tmp_path: Path) -> None:
+    run = named(tmp_path, scheduled="{{$.pipeline_job_schedule_time_utc}}")
+    assert run == pipeline.run_id(WEEKLY, datetime.now(UTC))
+
+
+def test_all_pods_of_a_run_agree_even_when_the_next_one_is_due(tmp_path: Path) -> None:
+    first = named(tmp_path, scheduled="2026-11-16T03:00:00Z")
+    assert named(tmp_path, scheduled="2026-11-23T03:00:00Z") == first
+    assert named(tmp_path, scheduled="2026-11-23T03:00:00Z", job="2") != first
+
+
+def test_a_run_that_is_no_run_id_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is not a run id"):
+        named(tmp_path, run="yesterday")
