@@ -93,10 +93,12 @@ def environment(server: Path) -> dict[str, str]:
     """The environment in which the server finds its libraries, and the Python backend this Python and its packages."""
     libraries = [str(server / "lib"), str(sysconfig.get_config_var("LIBDIR")), os.environ.get("LD_LIBRARY_PATH", "")]
     variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
+    own = server / "python" / "bin"  # see components/deploy/tritonserver.py; NVIDIA's image has none
+    python = own if own.is_dir() else Path(sys.executable).parent
     return {
         **variables,
         "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+        "PATH": f"{python}:{os.environ.get('PATH', '')}",
         "PYTHONDONTWRITEBYTECODE": "1",  # version directories are immutable
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -1,7 +1,10 @@
 """Lays the wheel `nvidia-pytriton` out as a normal Triton server, for machines that cannot run NVIDIA's image.
 
 The wheel carries the real `tritonserver` binary, the Python backend and its stub for each Python version. The folder
-made here has the layout of /opt/tritonserver in NVIDIA's image, so `serve` starts either of them the same way.
+made here has the layout of /opt/tritonserver in NVIDIA's image, so `serve` starts either of them the same way. One thing
+is added: this build of the Python backend reads arrays wrongly under numpy 2 (it says numpy<2 in its metadata), so
+python/ is a virtual environment with numpy 1 in front of the packages of the environment that runs this command. (The
+backend ignores PYTHONPATH; it takes the environment of the python that comes first on PATH.)
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ import argparse
 import os
 import shutil
 import sys
+import sysconfig
 import tempfile
+import venv
 from pathlib import Path
 
 from regraft.errors import BadInput, RegraftError
@@ -20,8 +25,8 @@ def lay_out(*, wheel: Path, to: Path) -> Path:
     """Copies the server out of an unpacked wheel. The folder appears whole or not at all, in place of an older one.
 
     Args:
-        wheel: folder that `uv pip install --no-deps --target FOLDER nvidia-pytriton` filled.
-        to: folder of the server, afterwards with bin/, backends/, caches/ and lib/.
+        wheel: folder that `uv pip install --no-deps --target FOLDER nvidia-pytriton 'numpy<2'` filled.
+        to: folder of the server, afterwards with bin/, backends/, caches/, lib/ and python/.
 
     Raises:
         BadInput: the folder does not hold the wheel, or the wheel has no stub for this Python version.
@@ -29,12 +34,18 @@ def lay_out(*, wheel: Path, to: Path) -> Path:
     shipped = wheel / "pytriton" / "tritonserver"
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = shipped / "python_backend_stubs" / python / "triton_python_backend_stub"
-    for needed in (shipped / "bin" / "tritonserver", wheel / "nvidia_pytriton.libs", stub):
+    numpy = sorted(wheel.glob("numpy-1.*.dist-info"))
+    for needed in (
+        shipped / "bin" / "tritonserver",
+        wheel / "nvidia_pytriton.libs",
+        stub,
+        *(numpy or [wheel / "numpy 1"]),
+    ):
         if not needed.exists():
             raise BadInput(
                 f"not an unpacked nvidia-pytriton wheel for Python {python}: no {needed.relative_to(wheel)} in it",
                 where=str(wheel),
-                next=f"uv pip install --no-deps --target {wheel} nvidia-pytriton==0.7.0",
+                next=f"uv pip install --no-deps --target {wheel} nvidia-pytriton==0.7.0 'numpy<2'",
             )
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tritonserver-", dir=to.parent) as temporary:
@@ -42,6 +53,11 @@ def lay_out(*, wheel: Path, to: Path) -> Path:
         for name in ("bin", "backends", "caches"):
             shutil.copytree(shipped / name, made / name)
         shutil.copytree(wheel / "nvidia_pytriton.libs", made / "lib")
+        venv.create(made / "python", symlinks=True)
+        packages = made / "python" / "lib" / f"python{python}" / "site-packages"
+        for part in (wheel / "numpy", wheel / "numpy.libs", numpy[0]):
+            shutil.copytree(part, packages / part.name, ignore=shutil.ignore_patterns("tests", "__pycache__"))
+        (packages / "environment.pth").write_text(sysconfig.get_path("purelib") + "\n")
         shutil.copy2(stub, made / "backends" / "python" / stub.name)
         if to.exists():
             os.rename(to, Path(temporary) / "older")
