@@ -7,7 +7,7 @@ from pathlib import Path
 from regraft import pipeline
 
 STEP = """
-import os, signal, sys
+import os, signal, time
 from pathlib import Path
 from regraft import pipeline
 from regraft.errors import BadInput, Temporary
@@ -33,6 +33,8 @@ def work(context):
     if mode == "away" and not Path(note).exists():
         Path(note).touch()
         raise Temporary("the server is away", next="wait")
+    if mode == "sleep":
+        time.sleep(60)
     if mode == "killed":
         os.kill(os.getppid(), signal.SIGKILL)  # as when the pod is evicted
         os.kill(os.getpid(), signal.SIGKILL)

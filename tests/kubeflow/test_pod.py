@@ -1,16 +1,24 @@
-"""Which run a Kubeflow run is: the first pod decides, the others read."""
+"""Inside a pod: which run a Kubeflow run is (the first pod decides, the others read), and signals."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from regraft import pipeline, recipe
 from regraft.errors import BadInput
 from regraft.runners import kubeflow_pod
 from regraft.store import Store
+from tests.kubeflow import stub
 from tests.unit.test_recipe import MINIMAL
 
 WEEKLY = recipe.parse(MINIMAL + 'schedule: {cron: "0 3 * * 1"}\n')
@@ -47,3 +55,30 @@ def test_all_pods_of_a_run_agree_even_when_the_next_one_is_due(tmp_path: Path) -
 def test_a_run_that_is_no_run_id_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is not a run id"):
         named(tmp_path, run="yesterday")
+
+
+def test_sigterm_reaches_the_step_so_that_it_can_save_its_work(tmp_path: Path) -> None:
+    stub.write(tmp_path)
+    given = {
+        "recipe": yaml.safe_load(MINIMAL),
+        "store": "store",
+        "run": "2026-11-23T03-00",
+        "scheduled": "",
+        "job": "1",
+    }
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "STUB_WORKED": str(tmp_path / "worked")}
+    command = [sys.executable, "-m", "regraft.runners.kubeflow_pod", "validate"]
+    pod = subprocess.Popen(
+        [*command, json.dumps({"inputs": {"parameterValues": given}, "outputs": {}})],
+        cwd=tmp_path,
+        env={**environment, "STUB_VALIDATE": "sleep"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "worked").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    pod.send_signal(signal.SIGTERM)
+    _, stderr = pod.communicate(timeout=30)
+    assert pod.returncode == 75
+    assert "validate: stopped by a signal" in stderr

@@ -1,0 +1,71 @@
+"""What Kubeflow's way of starting a step costs beside the local one: seconds per step, for steps that do nothing.
+
+    python -m benchmarks.kubeflow            best of 3 passages each; needs .venv-kfp (make kfp)
+
+The steps are the stand-ins of tests/kubeflow, so a step's own time is that of starting Python and publishing one file.
+kfp.local starts no containers: on a cluster, starting pods comes on top, some seconds per step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from regraft import pipeline
+from tests.kubeflow import stub
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "dags/recipes/movie-sentiment.yaml"
+PIPELINE = ROOT / "dags/compiled/movie-sentiment.kfp.yaml"
+RUN = "2026-11-23T03-00"
+
+
+def on_kfp_local(folder: Path, environment: dict[str, str]) -> float:
+    """Seconds of a passage through kfp.local, without importing kfp, with the exit handler."""
+    command = [ROOT / ".venv-kfp/bin/python", ROOT / "tests/kubeflow/on_this_machine.py", PIPELINE]
+    command += ["--python", sys.executable, "--root", folder / "kfp", "--set", f"store={folder / 'store'}"]
+    done = subprocess.run(
+        [*command, "--set", f"run={RUN}"], env=environment, capture_output=True, text=True, check=True
+    )
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["succeeded"], done.stdout
+    return float(result["seconds"])
+
+
+def one_by_one(folder: Path, environment: dict[str, str]) -> float:
+    """Seconds of the five commands, one after the other: the least that any runner can need."""
+    begin = time.monotonic()
+    for step in pipeline.STEPS:
+        command = [sys.executable, "-m", f"components.{step.name}", "--recipe", RECIPE]
+        command += ["--store", folder / "store", "--run", RUN]
+        subprocess.run(command, env=environment, cwd=folder, check=True)
+    return time.monotonic() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=3)
+    times = parser.parse_args().times
+    table = Table("way", "seconds per step", title=f"five steps that do nothing, best of {times}")
+    for name, passage in (("one command after the other", one_by_one), ("kfp.local", on_kfp_local)):
+        seconds = []
+        for _ in range(times):
+            with tempfile.TemporaryDirectory() as made:
+                folder = stub.write(Path(made))
+                environment = {**os.environ, "PYTHONPATH": made, "STUB_WORKED": str(folder / "worked")}
+                seconds.append(passage(folder, environment))
+        table.add_row(name, f"{min(seconds) / len(pipeline.STEPS):.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
