@@ -31,7 +31,6 @@ from regraft.errors import BadInput, Temporary
 from regraft.recipe import Training
 from regraft.step import Context, Outcome
 
-
 METRIC = "f1_macro"
 """What the best checkpoint is chosen by, on dev."""
 
