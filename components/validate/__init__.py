@@ -74,9 +74,10 @@ def work(context: Context) -> Outcome:
     data = context.recipe.data
     start, end = window(context)
     tally = rows.Tally()
-    buckets = freeze.Buckets(_folder(context, "buckets"))
+    files = reading.files(data)
+    buckets = freeze.Buckets(_folder(context, "buckets"), sum(size for _, _, size in files))
     quarantine = freeze.Parquet(context.out / "quarantine.parquet")
-    for table, done in reading.batches(data):
+    for table, done in reading.batches(data, files):
         good, bad = rows.judge(table, data, start, end, tally)
         buckets.add(good)
         quarantine.add(bad)

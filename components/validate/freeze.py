@@ -5,9 +5,9 @@ files move it, ever. Rows with the same words share a split by that alone. Where
 fall into different splits, nothing is moved: the row of the higher split stays (holdout before dev before train) and
 those of the lower ones are withheld. A new near-duplicate can thus take a row out of train, never into another split.
 
-**Memory.** Rows pass through buckets on the scratch disk, cut by the first digit of the digest, so that one bucket at a
-time is in memory; read one after the other, sorted, they are one sorted data set. Besides, each row of the whole takes
-about 40 bytes.
+**Memory.** Rows pass through buckets on the scratch disk, cut by the first digits of the digest, so that one bucket at
+a time is in memory; read one after the other, sorted, they are one sorted data set. Besides, each row of the whole
+takes about 40 bytes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,21 @@ from typing import Any
 from components.validate.rows import EXCERPT, REASONS, SPLITS, set_aside
 from components.validate.text import BANDS
 
-BUCKETS = 16
+LARGE = 2 << 30
 ROW_GROUP = 65_536
 
 
 class Buckets:
-    """Sixteen Arrow files in a folder; a row goes to the one that the first digit of its digest names."""
+    """Arrow files in a folder; a row goes to the one that the first digits of its digest name.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        source_bytes: size of the source; a large one is cut into 256 instead of 16.
+    """
+
+    def __init__(self, folder: Path, source_bytes: int) -> None:
         self._folder = folder
+        digits = 1 if source_bytes < LARGE else 2
+        self._names = ["".join(name) for name in itertools.product("0123456789abcdef", repeat=digits)]
         self._writers: dict[int, Any] = {}
 
     def add(self, table: Any) -> None:
@@ -37,18 +43,18 @@ class Buckets:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        first = pc.utf8_slice_codeunits(table.column("digest").combine_chunks(), 0, 1)
-        bucket = pc.index_in(first, value_set=pa.array("0123456789abcdef")).to_numpy()
+        first = pc.utf8_slice_codeunits(table.column("digest").combine_chunks(), 0, len(self._names[0]))
+        bucket = pc.index_in(first, value_set=pa.array(self._names)).to_numpy()
         order = np.argsort(bucket, kind="stable")
         table = table.take(order).combine_chunks()
-        edges = np.searchsorted(bucket[order], np.arange(BUCKETS + 1))
+        edges = np.searchsorted(bucket[order], np.arange(len(self._names) + 1))
         for number, (start, end) in enumerate(itertools.pairwise(edges)):
             if number not in self._writers:
                 self._writers[number] = pa.ipc.new_file(str(self._path(number)), table.schema)
             self._writers[number].write_table(table.slice(start, end - start))
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"bucket-{number:02}.arrow"
+        return self._folder / f"{self._names[number]}.arrow"
 
     def read(self) -> Iterator[Any]:
         """The buckets in order, each sorted by what its rows hold, so that the order of the source does not show."""

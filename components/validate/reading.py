@@ -32,8 +32,19 @@ BLOCK_BYTES = 32 << 20
 SNIFFED_LINES = 1000
 
 
-def batches(data: Data) -> Iterator[tuple[Any, float]]:
-    """The rows of a source, in the order of its files.
+def files(data: Data) -> list[tuple[Any, str, int]]:
+    """File system, path and size of each file of the source. Raises BadInput if one is empty."""
+    found = sources.files(data.source, SUFFIXES)
+    with sources.reading(data.source):
+        sized = [(system, path, int(system.size(path) or 0)) for system, path in found]
+    for _, path, size in sized:
+        if size == 0:
+            raise BadInput("the file is empty", where=_name(path, data), next="remove it or write its rows again")
+    return sized
+
+
+def batches(data: Data, found: list[tuple[Any, str, int]]) -> Iterator[tuple[Any, float]]:
+    """The rows of `files`, in their order.
 
     Yields:
         A table with the columns `text` (binary, so that damaged UTF-8 can be told from good), `label` (string), `time`
@@ -41,19 +52,15 @@ def batches(data: Data) -> Iterator[tuple[Any, float]]:
         the share of the source that is read.
 
     Raises:
-        BadInput: a file is empty, not of its format, or lacks a column.
+        BadInput: a file is not of its format or lacks a column, or no file has a row.
     """
-    files = sources.files(data.source, SUFFIXES)
-    with sources.reading(data.source):
-        sizes = [int(system.size(path) or 0) for system, path in files]
+    total = sum(size for _, _, size in found)
     done, rows = 0, 0
-    for number, ((system, path), size) in enumerate(zip(files, sizes, strict=True), start=1):
-        if size == 0:
-            raise BadInput("the file is empty", where=_name(path, data), next="remove it or write its rows again")
+    for number, (system, path, size) in enumerate(found, start=1):
         row = 1
         with sources.reading(data.source), system.open(path, "rb") as file, _understood(path, data):
             for table in _tables(file, path, data):
-                yield _uniform(table, data, path, number, row), (done + min(file.tell(), size)) / sum(sizes)
+                yield _uniform(table, data, path, number, row), (done + min(file.tell(), size)) / total
                 row += table.num_rows
         rows += row - 1
         done += size
@@ -305,4 +312,5 @@ def _times(values: Any, name: str, path: str, data: Data) -> Any:
     if not _is_text(kind):
         raise _wrong_type(name, kind, "a time", path, data)
     read = pd.to_datetime(_strings(values, name, path, data).to_pandas(), utc=True, format="ISO8601", errors="coerce")
-    return pa.array(read, type=utc, from_pandas=True)
+    naive = pa.array(read.dt.tz_convert(None).to_numpy(), from_pandas=True)
+    return pc.assume_timezone(naive.cast(pa.timestamp("us"), safe=False), "UTC")
