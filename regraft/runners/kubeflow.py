@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import yaml
 
-from regraft import pipeline, recipe
+from regraft import pipeline, recipe, sources
 from regraft.errors import BadInput, RegraftError, Temporary
 from regraft.recipe import Recipe, Resources, Schedule
 from regraft.runners.cluster import Cluster, Placement
@@ -204,6 +204,10 @@ def submit(path: str | Path, *, host: str, cluster: Cluster, schedule: bool, nam
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "pipeline.yaml"
         declared = compile_recipe(path, package, cluster=cluster)
+        if cluster.store is None:
+            raise BadInput(
+                "the cluster's settings name no store", next="write `store:` into them, and pass --cluster FILE"
+            )
         if schedule and declared.schedule is None:
             raise BadInput("the recipe has no schedule", where=str(path), next="add one, such as cron: '0 3 * * 1'")
         expression = cron(declared.schedule, cluster=cluster) if schedule and declared.schedule else ""
@@ -315,6 +319,10 @@ def _talking_to(host: str) -> Iterator[None]:
             yield
     except ApiException as error:
         raise _refused(host, error.status, _message(error)) from error
+    except Exception as error:
+        if sources.unreachable(error):
+            raise Temporary(f"the server went away: {error}", where=host, next="repeat the command") from error
+        raise
 
 
 def _message(error: Any) -> str:

@@ -25,6 +25,7 @@ class Api:
         self.host = ""
         self.token: str | None = None
         self.login_page = False
+        self.dies = False
         self.log: list[str] = []
         self.collections: dict[str, list[dict[str, Any]]] = {}
         self._numbers = itertools.count(1)
@@ -89,6 +90,9 @@ def serving() -> Iterator[Api]:
     class Handler(BaseHTTPRequestHandler):
         def respond(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if api.dies and "healthz" not in self.path:
+                self.close_connection = True
+                return
             status, text = api.answer(self.command, self.path, body, self.headers.get("Authorization"))
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

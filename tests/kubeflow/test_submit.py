@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,12 @@ def recipe(tmp_path: Path) -> Path:
     return file
 
 
+def submitted(recipe: Path, host: str, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return regraft("submit", recipe, "--to", "kfp", "--host", host, "--cluster", CLUSTER, *more, **environment)
+
+
 def submit(recipe: Path, server: Api, *more: str, **environment: str) -> str:
-    done = regraft("submit", recipe, "--to", "kfp", "--host", server.host, "--cluster", CLUSTER, *more, **environment)
+    done = submitted(recipe, server.host, *more, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -89,32 +94,47 @@ def test_a_host_that_is_not_there_is_one_clear_error(recipe: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         host = f"http://127.0.0.1:{free.getsockname()[1]}"
-        done = regraft("submit", recipe, "--to", "kfp", "--host", host)
+        done = submitted(recipe, host)
     assert done.returncode == 75
     assert f"{host}: no Kubeflow Pipelines server answers" in done.stderr
     assert "port-forward" in done.stderr
     assert "Traceback" not in done.stderr
 
 
+def test_a_server_that_goes_away_half_way_is_one_clear_error(recipe: Path, server: Api) -> None:
+    server.dies = True
+    done = submitted(recipe, server.host)
+    assert done.returncode == 75
+    assert "the server went away" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_login_page_is_not_taken_for_the_api(recipe: Path, server: Api) -> None:
     server.login_page = True
-    done = regraft("submit", recipe, "--to", "kfp", "--host", server.host)
+    done = submitted(recipe, server.host)
     assert done.returncode == 20
     assert "may be a login page" in done.stderr
 
 
 def test_a_token_comes_from_the_environment(recipe: Path, server: Api) -> None:
     server.token = "secret"
-    done = regraft("submit", recipe, "--to", "kfp", "--host", server.host)
+    done = submitted(recipe, server.host)
     assert done.returncode == 20
     assert "refuses access (401" in done.stderr
     assert "KFP_TOKEN" in done.stderr
     assert "started" in submit(recipe, server, KFP_TOKEN="secret")
 
 
+def test_without_a_store_nothing_is_sent(recipe: Path, server: Api) -> None:
+    done = regraft("submit", recipe, "--to", "kfp", "--host", server.host)
+    assert done.returncode == 20
+    assert "name no store" in done.stderr
+    assert server.log == []
+
+
 def test_a_recipe_without_schedule_has_nothing_to_schedule(recipe: Path, server: Api) -> None:
     recipe.write_text(MINIMAL)
-    done = regraft("submit", recipe, "--to", "kfp", "--host", server.host, "--schedule")
+    done = submitted(recipe, server.host, "--schedule")
     assert done.returncode == 20
     assert "the recipe has no schedule" in done.stderr
     assert server.log == [], "and nothing was sent"
