@@ -7,7 +7,8 @@ only, and repeats whatever fails, so this turns the exit codes of a step into wh
 
 - done and refused end with 0; the output `outcome` says which, and `reason` why.
 - temporary, and death by a signal, end as they are: Kubeflow starts the step again.
-- bad input and bugs end as they are, too, and leave a mark: the repetitions that Kubeflow insists on end at once.
+- bad input and bugs end as they are, too, and leave a mark: the repetitions that Kubeflow insists on end at once. The exit
+  handler takes the marks away.
 """
 
 from __future__ import annotations
@@ -50,8 +51,10 @@ def main() -> int:
         store = Store(given["store"], declared.name)
         run, started = _run_of(store, given, declared)
         if arguments.step == "record":
+            for step in pipeline.STEPS:  # or the button Retry, pressed when the cause is mended, would do nothing
+                store.remove(_mark(given["job"], step.name))
             return _record(store, run, started, given.get("status"))
-        mark = f"kubeflow/{given['job']}/{arguments.step}.json"
+        mark = _mark(given["job"], arguments.step)
         with suppress(NotFound):
             before = store.read_json(mark)
             print(f"{arguments.step}: not tried again: it ended with {before['exit']} before", file=sys.stderr)
@@ -66,6 +69,10 @@ def main() -> int:
     except RegraftError as error:
         print(f"{arguments.step}: {error}", file=sys.stderr)
         return error.exit
+
+
+def _mark(job: str, step: str) -> str:
+    return f"kubeflow/{job}/{step}.json"
 
 
 def _run_of(store: Store, given: dict[str, str], declared: Recipe) -> tuple[str, datetime]:

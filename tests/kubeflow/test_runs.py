@@ -127,6 +127,8 @@ def test_what_no_retry_can_mend_is_tried_once_and_fails_the_run(machine: Machine
     assert machine.worked == ["validate", "finetune"]
     pointer = machine.pointer("finetune")
     assert (pointer["state"], pointer["error"]) == ("failed", "the data is gone"), "the step's own words stay"
+    (job,) = machine.store.names("kubeflow")
+    assert machine.store.names(f"kubeflow/{job}") == ["run.json"], "and the button Retry works"
     assert machine.kubeflow()["succeeded"], "and another run, with the cause mended, goes through"
     assert machine.worked == ["validate", "finetune", "finetune", "evaluate", "promote", "deploy"]
 
