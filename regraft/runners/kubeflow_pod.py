@@ -7,8 +7,8 @@ only, and repeats whatever fails, so this turns the exit codes of a step into wh
 
 - done and refused end with 0; the output `outcome` says which, and `reason` why.
 - temporary, and death by a signal, end as they are: Kubeflow starts the step again.
-- bad input and bugs end as they are, too, and leave a mark: the repetitions that Kubeflow insists on end at once. The exit
-  handler takes the marks away.
+- bad input and bugs end as they are, too, and leave a mark: the repetitions that Kubeflow insists on end at once. The
+  exit handler takes the marks away.
 """
 
 from __future__ import annotations
