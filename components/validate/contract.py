@@ -235,12 +235,12 @@ def judged(found: list[Check], frozen: Frozen, data: Data, out: Path) -> list[Ch
         },
     )
     measured = [
-        gxe.ExpectColumnValuesToBeBetween(
+        gxe.ExpectColumnMaxToBeBetween(
             column=check.name,
             min_value=check.min,
             max_value=check.max,
             severity=check.severity,
-            description=f"**{check.name}**: {check.rule}. Found: {check.sentence}.",
+            description=f"{check.rule}. Found: {check.sentence}.",
         )
         for check in found
     ]

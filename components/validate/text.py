@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import unicodedata
 from typing import Any
 
 BANDS, PER_BAND = 16, 7
@@ -22,7 +23,10 @@ _BANDS += [range(k, _HASHES, BANDS // 2) for k in range(BANDS // 2)]
 """Each hash serves two bands, as cells of a grid serve a row and a column: any two bands have at most one in common."""
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 """Scripts that put no space between words: there each character counts as a word."""
-_DAMAGE = r"\x{FFFD}|[\x{C2}\x{C3}][\x{80}-\x{BF}]|\x{E2}\x{20AC}[\x{80}-\x{24F}\x{2010}-\x{2122}]|[\x{80}-\x{9F}]"
+_DAMAGE = (
+    r"\x{FFFD}|[\x{80}-\x{9F}]|[\x{C2}\x{C3}\x{D0}\x{D1}][\x{80}-\x{BF}]"
+    r"|\x{E2}\x{20AC}[\x{80}-\x{24F}\x{2010}-\x{2122}]"
+)
 """The replacement character, UTF-8 that was read as Latin-1 or Windows-1252 (Ã©, â€™), and C1 control characters."""
 _SUSPECT = r"@|[0-9][0-9 ().:/-]{5,}[0-9]"
 PII = {
@@ -51,9 +55,14 @@ def decoded(raw: Any) -> tuple[Any, Any]:
 
 def tidy(text: Any) -> Any:
     """Unicode NFC, with one space where white space was and none at the ends."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    text = _on_others(text, lambda other: pc.utf8_normalize(other, form="NFC"))
+    def composed(other: Any) -> Any:
+        # Arrow's utf8_normalize decomposes when asked for NFC (25.0); a mended one would move rows between splits.
+        return pa.array([unicodedata.normalize("NFC", value) for value in other.to_pylist()], pa.string())
+
+    text = _on_others(text, composed)
     return pc.binary_join(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(text)), " ")
 
 
