@@ -100,7 +100,9 @@ def test_case_punctuation_numbers_and_space_never_move_a_text(text: str, filler:
 
 
 def reviews() -> list[str]:
-    return [" ".join(random.Random(i).choices(WORDS, k=24)) for i in range(400)]
+    """Texts that have few words in common."""
+    many = ["".join(letters) for letters in itertools.product("bdfgklmnprst", "aeiou\u00e9\u00fc", "bdgklmnrst")]
+    return [" ".join(random.Random(i).choices(many, k=24)) for i in range(400)]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_texts_that_differ_in_one_word_are_recognised(change: Callable[[list[str
     changed = [" ".join(change(text.split(), i % 24)) for i, text in enumerate(plain)]
     one, other = (texts.bands(texts.words(texts.tidy(pa.array(some)))) for some in (plain, changed))
     assert (one == other).any(axis=1).mean() > 0.95
-    assert not (one == other[::-1]).any(axis=1)[:150].any()
+    assert not (one == other[::-1]).any()
 
 
 def test_the_row_in_the_higher_split_stays_and_the_other_is_left_out() -> None:
