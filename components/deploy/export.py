@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -47,11 +48,12 @@ def config(recipe: Recipe, versions: list[int]) -> str:
     )
 
 
-def build(recipe: Recipe, entry: Entry, classifier: Classifier, folder: Path) -> Path:
+def build(recipe: Recipe, entry: Entry, classifier: Classifier, folder: Path, *, settings: str) -> Path:
     """Writes the version directory of a champion.
 
     Args:
         classifier: the champion, as `regraft.tasks` loads it.
+        settings: digest of what else the directory is built by.
         folder: an empty folder, not visible to Triton.
 
     Raises:
@@ -76,6 +78,7 @@ def build(recipe: Recipe, entry: Entry, classifier: Classifier, folder: Path) ->
     description = {
         "model": entry.model,
         "version": entry.version,
+        "settings": settings,
         "labels": list(recipe.data.labels),
         "max_length": classifier.max_length,
         "max_batch_size": recipe.serving.max_batch_size,
@@ -115,6 +118,8 @@ def export_onnx(model: Any, file: Path, *, int8: bool) -> None:
     """
     import torch
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which nobody needs here
+
     class Logits(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -125,13 +130,14 @@ def export_onnx(model: Any, file: Path, *, int8: bool) -> None:
             return logits
 
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
-    example = torch.ones((2, 8), dtype=torch.int64)
+    # Two tensors: given one tensor twice, the exporter takes the two inputs for one.
+    ids, mask = torch.ones((2, 8), dtype=torch.int64), torch.ones((2, 8), dtype=torch.int64)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
                 Logits().eval(),
-                (example, example),
+                (ids, mask),
                 dynamo=True,
                 input_names=["input_ids", "attention_mask"],
                 output_names=["logits"],

@@ -1,8 +1,8 @@
 """Lays the wheel `nvidia-pytriton` out as a normal Triton server, for machines that cannot run NVIDIA's image.
 
 The wheel carries the real `tritonserver` binary, the Python backend and its stub for each Python version. The folder
-made here has the layout of /opt/tritonserver in NVIDIA's image, so `serve` starts either of them the same way. One thing
-is added: this build of the Python backend reads arrays wrongly under numpy 2 (it says numpy<2 in its metadata), so
+made here has the layout of /opt/tritonserver in NVIDIA's image, so `serve` starts both the same way. One thing is
+added: this build of the Python backend reads arrays wrongly under numpy 2 (it says numpy<2 in its metadata), so
 python/ is a virtual environment with numpy 1 in front of the packages of the environment that runs this command. (The
 backend ignores PYTHONPATH; it takes the environment of the python that comes first on PATH.)
 """

@@ -1,0 +1,98 @@
+"""From the ledger's head to what Triton serves: fetch or reuse, build, roll out, and take back what fails."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from components.deploy import export, rollout
+from components.deploy import golden as goldens
+from components.deploy.replica import NotServed
+from regraft import pipeline, tasks
+from regraft import step as steps
+from regraft.ledger import Entry
+from regraft.recipe import Recipe
+from regraft.store import Store, sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployed:
+    """What became of a deploy."""
+
+    entry: Entry
+    measured: dict[str, Any]
+    refused: str | None
+
+
+def settings(recipe: Recipe) -> str:
+    """Digest of what a version directory is built by, besides the model."""
+    step = pipeline.step("deploy")
+    return sha256({"recipe": pipeline.recipe_part(recipe, step), "code": pipeline.code_digest(step)})
+
+
+def deploy(
+    *,
+    recipe: Recipe,
+    store: Store,
+    entry: Entry,
+    scratch: Path,
+    out: Path | None,
+    any_settings: bool,
+    progress: Callable[[float, str], None],
+) -> Deployed:
+    """Makes Triton serve a champion, or puts the one before it back and says why.
+
+    Args:
+        entry: the ledger's head.
+        out: where the files of the version directory are left for the store; None: nowhere.
+        any_settings: a directory of this model that the repository holds is good, whatever recipe or code built it;
+            so a rollback takes no longer than a load.
+    """
+    place = rollout.target(recipe)
+
+    @cache
+    def classifier() -> Any:
+        progress(0.1, "load the champion")
+        manifest = steps.result_of(store, "finetune", entry.model)
+        files = store.fetch(f"finetune/{entry.model}", manifest, scratch / "finetune", only=("adapter", "tokenizer"))
+        return tasks.of(recipe.task).load(recipe, files, scratch / "base")
+
+    known = place.repository.serving(entry.version) or {}
+    built = None
+    if known.get("model") != entry.model or not (any_settings or known.get("settings") == settings(recipe)):
+        progress(0.2, "build")
+        built = export.build(recipe, entry, classifier(), scratch / "built", settings=settings(recipe))
+    if out is not None:
+        shutil.copytree(built or place.repository.directory(entry.version), out / "version", dirs_exist_ok=True)
+    golden = goldens.of(store=store, recipe=recipe, entry=entry, classifier=classifier, folder=scratch / "holdout")
+    try:
+        measured = rollout.roll_out(
+            recipe=recipe,
+            store=store,
+            place=place,
+            entry=entry,
+            built=built,
+            golden=golden,
+            scratch=scratch,
+            progress=progress,
+        )
+    except NotServed as error:
+        reason = " ".join(error.what.split())[:500]
+        rollback = rollout.take_back(store, entry, place.repository.served(), reason)
+        if rollback:
+            state = f"version {rollback.version} never stopped serving and is champion again"
+        elif place.repository.served():
+            state = f"version {entry.version} serves on as it was built before"
+        else:
+            state = "it is the first champion, so nothing is served and the ledger still names it"
+        return Deployed(entry=entry, measured={}, refused=f"version {entry.version} {_verb(reason)}; {state}")
+    return Deployed(entry=entry, measured=measured, refused=None)
+
+
+def _verb(reason: str) -> str:
+    starts = ("does not load", "answers wrongly", "is too slow", "int8 loses")
+    return reason if reason.startswith(starts) else f"failed: {reason}"

@@ -1,0 +1,116 @@
+"""One Triton replica, asked by its own address: what it serves, what it should load, what it answers.
+
+A load request behind a load balancer reaches one replica only, so every replica is asked by itself. And a load of a
+version that does not exist succeeds, so a load counts only when the replica's index says READY for that very version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from regraft.errors import RegraftError, Temporary
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+# Seconds that a load or an answer may take before the replica counts as gone.
+LOAD_SECONDS = 600.0
+ANSWER_SECONDS = 60.0
+
+
+class NotServed(RegraftError):
+    """The replica answered, and the answer is no: it cannot load or run this version. `what` holds its reason."""
+
+
+@contextmanager
+def _client(address: str, *, seconds: float) -> Iterator[Any]:
+    """A client of its own, closed afterwards: Triton waits for open connections when it stops."""
+    import tritonclient.http
+    from tritonclient.utils import InferenceServerException
+
+    client = tritonclient.http.InferenceServerClient(
+        address.removeprefix("http://").rstrip("/"), connection_timeout=5.0, network_timeout=seconds
+    )
+    try:
+        yield client
+    except InferenceServerException as error:
+        raise NotServed(error.message(), where=address) from error
+    except (OSError, EOFError) as error:
+        raise Temporary(
+            f"Triton cannot be reached: {error or type(error).__name__}",
+            where=address,
+            state="what it served before, it serves on",
+            next="check REGRAFT_TRITON_URLS, or start it with: regraft up; then repeat the command",
+        ) from error
+    finally:
+        client.close()
+
+
+def index(address: str, name: str) -> dict[int, tuple[str, str]]:
+    """State and reason of each version of a model that the replica knows, such as {2: ("READY", "")}."""
+    try:
+        with _client(address, seconds=ANSWER_SECONDS) as client:
+            known = client.get_model_repository_index()
+    except NotServed as error:  # says nothing about any version
+        raise Temporary(f"Triton is not well: {error.what}", where=address, next="repeat the command") from error
+    return {
+        int(row["version"]): (row.get("state", ""), row.get("reason", ""))
+        for row in known
+        if row["name"] == name and row.get("version")
+    }
+
+
+def ready(address: str, name: str) -> set[int]:
+    """The versions that the replica serves now."""
+    return {version for version, (state, _) in index(address, name).items() if state == "READY"}
+
+
+def load(address: str, name: str, versions: Sequence[int]) -> None:
+    """Makes the replica read config.pbtxt again and serve these versions, which it must name.
+
+    Raises:
+        NotServed: one of them is not READY afterwards.
+    """
+    with _client(address, seconds=LOAD_SECONDS) as client:
+        client.load_model(name)
+    known = index(address, name)
+    for version in versions:
+        state, reason = known.get(version, ("UNKNOWN", "no such version"))
+        if state != "READY":
+            raise NotServed(f"version {version} is {state}: {reason}", where=address)
+
+
+def unload(address: str, name: str) -> None:
+    """Makes the replica drop a model. Only for one that has never served."""
+    with _client(address, seconds=LOAD_SECONDS) as client:
+        client.unload_model(name)
+
+
+class Caller:
+    """Sends texts to one version on one replica over a connection that stays open until `close`."""
+
+    def __init__(self, client: Any, name: str, version: int | None) -> None:
+        self._client = client
+        self._name = name
+        self._version = "" if version is None else str(version)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[list[str], npt.NDArray[np.float32], int]:
+        """Labels, probabilities of shape (texts, labels), and the version that answered."""
+        import numpy as np
+        import tritonclient.http
+
+        tensor = tritonclient.http.InferInput("text", [len(texts), 1], "BYTES")
+        tensor.set_data_from_numpy(np.array([[text.encode()] for text in texts], dtype=np.object_))
+        answer = self._client.infer(self._name, [tensor], model_version=self._version)
+        labels = [label.decode() for label in answer.as_numpy("label").reshape(-1)]
+        return labels, answer.as_numpy("probabilities"), int(answer.get_response()["model_version"])
+
+
+@contextmanager
+def calling(address: str, name: str, version: int | None = None) -> Iterator[Caller]:
+    """A caller of a version; of the newest that the replica serves when `version` is None."""
+    with _client(address, seconds=ANSWER_SECONDS) as client:
+        yield Caller(client, name, version)

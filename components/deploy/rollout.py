@@ -1,0 +1,223 @@
+"""The rollout: trial, publish, load on every replica, check again, retire; and the way back from each point."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.deploy import export, replica, trial
+from components.deploy.golden import Golden
+from components.deploy.replica import NotServed
+from components.deploy.repository import Repository
+from regraft.errors import BadInput, NotFound, RegraftError, Temporary
+from regraft.ledger import Entry, Ledger
+from regraft.recipe import Recipe
+from regraft.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where a recipe's champion is served."""
+
+    repository: Repository
+    replicas: tuple[str, ...]
+    """host:port of the HTTP endpoint of each replica."""
+
+
+def target(recipe: Recipe) -> Target:
+    """The target that the environment names. Raises BadInput."""
+    urls = tuple(filter(None, (url.strip() for url in os.environ.get("REGRAFT_TRITON_URLS", "").split(","))))
+    folder = os.environ.get("REGRAFT_MODEL_REPOSITORY")
+    for name, value, example in (
+        ("REGRAFT_TRITON_URLS", urls, "127.0.0.1:8000"),
+        ("REGRAFT_MODEL_REPOSITORY", folder, ".regraft/models"),
+    ):
+        if not value:
+            raise BadInput(f"the environment variable {name} is not set", next=f"export {name}={example}")
+    return Target(repository=Repository(Path(str(folder)).absolute(), recipe.name), replicas=urls)
+
+
+def champion(store: Store) -> Entry:
+    """The ledger's head. Raises NotFound before the first promotion."""
+    head = Ledger(store).head()
+    if head is None:
+        raise NotFound("there is no champion to deploy yet", where=store.where("ledger"), next="regraft run RECIPE")
+    return head
+
+
+def wanted(store: Store, repository: Repository, head: Entry) -> list[int]:
+    """The versions that Triton should serve: the champion, and below it the one that a rollback would return to.
+
+    A higher version cannot stay, since requests that name no version get the highest.
+    """
+    previous = Ledger(store).previous()
+    warm = previous is not None and previous.version < head.version and _same(repository, previous)
+    return [previous.version, head.version] if warm and previous else [head.version]
+
+
+def _same(repository: Repository, entry: Entry) -> bool:
+    """Whether the version's directory holds that very model."""
+    return (repository.serving(entry.version) or {}).get("model") == entry.model
+
+
+def differences(store: Store, place: Target, head: Entry) -> list[str]:
+    """Each way in which the repository or a replica differs from the ledger, as a sentence."""
+    repository = place.repository
+    if not _same(repository, head):
+        return [f"the model repository does not hold version {head.version}"]
+    versions = wanted(store, repository, head)
+    found = []
+    if repository.served() != versions:
+        found.append(f"config.pbtxt serves versions {repository.served()} instead of {versions}")
+    for address in place.replicas:
+        ready = replica.ready(address, repository.name)
+        if ready != set(versions):
+            found.append(f"{address} serves versions {sorted(ready)} instead of {versions}")
+    return found
+
+
+def roll_out(
+    *,
+    recipe: Recipe,
+    store: Store,
+    place: Target,
+    entry: Entry,
+    built: Path | None,
+    golden: Golden,
+    scratch: Path,
+    progress: Callable[[float, str], None],
+) -> dict[str, Any]:
+    """Makes every replica serve a champion. The version before it serves until every replica has answered rightly.
+
+    Args:
+        entry: the ledger's head.
+        built: its version directory, in a private place; None: the one in the repository, which has had its trial.
+
+    Returns:
+        What the trial measured.
+
+    Raises:
+        NotServed: the version failed; everything is as it was before.
+        Temporary: a replica or the disk is gone, or the champion changed meanwhile; the old version serves on.
+    """
+    repository = place.repository
+    measured: dict[str, Any] = {}
+    for address in place.replicas:
+        replica.index(address, recipe.name)  # one that is not there must stop us before anything changes
+    if built is not None:
+        progress(0.4, "trial")
+        measured = trial.hold(recipe=recipe, version=entry.version, built=built, golden=golden, folder=scratch)
+    with repository.lock():
+        _still_head(store, entry)
+        repository.clean()
+        before, served = repository.config(), repository.served()
+        existed = repository.serving(entry.version) is not None
+        replaced = None
+        try:
+            progress(0.7, "publish")
+            if built is not None:
+                replaced = repository.publish(built, entry.version)
+            repository.configure(export.config(recipe, [*{*served, entry.version}]))
+            for number, address in enumerate(place.replicas):
+                progress(0.75 + 0.2 * number / len(place.replicas), f"load on {address}")
+                replica.load(address, recipe.name, [entry.version])
+                trial.agree(address, recipe=recipe, version=entry.version, golden=golden)
+            _still_head(store, entry)
+        except BaseException:
+            _restore(place, entry.version, before, served, existed=existed, replaced=replaced)
+            raise
+        progress(0.97, "retire")
+        versions = wanted(store, repository, entry)
+        repository.configure(export.config(recipe, versions))
+        for address in place.replicas:
+            _retire(address, recipe.name, versions)
+        _remove_old(store, repository, versions)
+        repository.clean()
+        _still_head(store, entry)
+    return measured
+
+
+def _retire(address: str, name: str, versions: list[int]) -> None:
+    """Unloads what is not wanted any more. That cannot be the new champion's fault: it serves already."""
+    try:
+        replica.load(address, name, versions)
+    except NotServed as error:
+        raise Temporary(
+            f"old versions could not be retired: {error.what}",
+            where=address,
+            state=f"version {versions[-1]} is served",
+            next="repeat the command: it goes on",
+        ) from error
+
+
+def _still_head(store: Store, entry: Entry) -> None:
+    head = champion(store)
+    if head.sequence != entry.sequence:
+        raise Temporary(
+            f"the champion changed from version {entry.version} to {head.version} during the rollout",
+            where=store.where("ledger"),
+            next="repeat the command: it deploys the new champion",
+        )
+
+
+def _restore(
+    place: Target, version: int, before: str | None, served: list[int], *, existed: bool, replaced: Path | None
+) -> None:
+    """Brings repository and replicas back to what they were; a replica that is gone reads that when it is back."""
+    repository = place.repository
+    if replaced is not None:
+        repository.put_back(replaced, version)
+    if before is not None:
+        repository.configure(before)
+    else:
+        (repository.folder / "config.pbtxt").unlink(missing_ok=True)
+    for address in place.replicas:
+        with suppress(RegraftError):
+            if served:
+                replica.load(address, repository.name, served)
+            else:
+                replica.unload(address, repository.name)
+    if not existed:
+        repository.remove(version)
+    repository.clean()
+
+
+def _remove_old(store: Store, repository: Repository, versions: list[int]) -> None:
+    """Removes the directories of versions that neither serve nor are the last champion, for a quick roll-forward."""
+    entries = Ledger(store).entries()
+    last = next((e.version for e in reversed(entries) if e.version != entries[-1].version), None)
+    for version in repository.versions():
+        if version not in versions and version != last:
+            repository.remove(version)
+
+
+def take_back(store: Store, entry: Entry, served: list[int], reason: str) -> Entry | None:
+    """Writes into the ledger that a champion could not be rolled out, and that the one that serves is champion again.
+
+    Args:
+        served: the versions that Triton serves.
+
+    Returns:
+        The rollback's entry; None when no earlier champion serves, so that there is nothing to go back to.
+
+    Raises:
+        Moved: the champion has changed meanwhile.
+    """
+    ledger = Ledger(store)
+    for version in sorted(served, reverse=True):
+        earlier = ledger.version(version)
+        if version != entry.version and earlier is not None:
+            return ledger.append(
+                entry,
+                kind="rollback",
+                version=earlier.version,
+                model=earlier.model,
+                run=earlier.run,
+                evaluation=earlier.evaluation,
+                reason=f"rollout of version {entry.version} failed: {reason}",
+            )
+    return None

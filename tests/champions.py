@@ -1,0 +1,110 @@
+"""Champions for tests of deploy: a tiny random BERT in the store and the ledger, as the steps before would leave it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from regraft import recipe as recipes
+from regraft import tasks
+from regraft.ledger import Entry, Ledger
+from regraft.recipe import Recipe
+from regraft.store import Store, sha256
+
+RUN = "2026-11-24T00-00"
+WORDS = ["a", "an", "the", "good", "bad", "great", "awful", "film", "plot", "was", "is", "not", "very", "dull", "bright", "slow", "sharp", "story", "acting"]
+TEXTS = [" ".join(WORDS[(7 * i + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 9)) for i in range(40)]
+
+RECIPE = """\
+name: tiny
+task: text-classification
+data:
+  source: nowhere
+  columns: {{text: text, label: label}}
+  labels: [negative, positive]
+base_model: {{source: {base}}}
+adapter: {{r: 4}}
+training: {{max_length: 16}}
+serving: {serving}
+"""
+
+
+def base(folder: Path) -> Path:
+    """A BERT of 2 layers with random weights and its tokenizer, as `from_pretrained` reads it."""
+    torch.manual_seed(0)
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        num_labels=2,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def recipe_file(folder: Path, base_model: Path, serving: str = "{parity: 0.001, latency_budget_ms: 2000}") -> Path:
+    """The recipe of the tiny model."""
+    file = folder / "recipe.yaml"
+    file.write_text(RECIPE.format(base=base_model, serving=serving))
+    return file
+
+
+def promote(store: Store, recipe: Recipe, scratch: Path, version: int) -> Entry:
+    """Makes version N champion: its own random adapter and head, published as finetune does, then a ledger entry."""
+    scratch = scratch / f"promote-{version}"
+    model = sha256(f"model {version}")
+    if store.manifest(f"finetune/{model}") is None:
+        adapted, tokenizer = tasks.of(recipe.task).for_training(recipe, scratch / "base")
+        torch.manual_seed(version)
+        with torch.no_grad():
+            for name, weight in adapted.named_parameters():
+                if "classifier" in name or "lora" in name:
+                    weight.normal_(std=0.5)
+        out = scratch / "finetune"
+        adapted.save_pretrained(out / "adapter", safe_serialization=True)
+        tokenizer.save_pretrained(out / "tokenizer")
+        publish(store, "finetune", model, out)
+    if store.manifest("validate/holdout") is None:
+        out = scratch / "validate"
+        out.mkdir(parents=True)
+        pq.write_table(pa.table({"text": TEXTS, "label": [i % 2 for i in range(len(TEXTS))]}), out / "holdout.parquet")
+        publish(store, "validate", "holdout", out)
+        point(store, "validate", "holdout")
+    ledger = Ledger(store)
+    return ledger.append(
+        ledger.head(), kind="promote", version=version, model=model, run=RUN, evaluation="e" * 64, reason="test"
+    )
+
+
+def publish(store: Store, step: str, identity: str, folder: Path) -> None:
+    """A step's result in the store."""
+    manifest = {"step": step, "identity": identity, "document": {"inputs": {}}, "created_at": datetime.now(UTC)}
+    store.publish(f"{step}/{identity}", folder, manifest)
+
+
+def point(store: Store, step: str, identity: str) -> None:
+    """The run's pointer to a step's result."""
+    pointer = {"step": step, "run": RUN, "state": "done", "identity": identity}
+    store.replace(f"runs/{RUN}/{step}.json", json.dumps(pointer).encode())
+
+
+def load_recipe(file: Path) -> Recipe:
+    return recipes.load(file)
