@@ -161,13 +161,13 @@ RUN_FORMAT = "%Y-%m-%dT%H-%M"
 def run_id(recipe: Recipe, now: datetime | None = None) -> str:
     """The run that is due: named by the end of its data window, in UTC.
 
-    That is the last time of the schedule, or this day where the recipe has none: running twice within one interval is
+    That is the last time of the schedule, or this day where the recipe has no cron: running twice within one interval is
     the same run, so the second time everything is there already.
     """
     from croniter import croniter
 
     now = now or datetime.now(UTC)
-    if recipe.schedule is None:
+    if recipe.schedule is None or recipe.schedule.cron is None:
         return now.astimezone(UTC).strftime("%Y-%m-%dT00-00")
     local = now.astimezone(recipe.schedule.zone)
     due: datetime = croniter(recipe.schedule.cron, local).get_prev(datetime)

@@ -7,7 +7,7 @@ import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -263,19 +263,31 @@ class Serving(Part):
 
 
 class Schedule(Part):
-    cron: str
-    """Five-field cron expression."""
+    cron: str | None = None
+    """Five-field cron expression; either this or `asset`."""
     timezone: str = "UTC"
+    asset: Location | None = None
+    """Airflow's asset, such as s3://bucket/reviews, whose updates start a run; Kubeflow has no such thing."""
+    watch: bool = False
+    """Look for new files at the asset's location, instead of waiting for another DAG to say that it has changed."""
+    deadline: Duration = timedelta(days=1)
+    """After this long in a run, Airflow tells people that it is late."""
 
     @model_validator(mode="after")
     def _known(self) -> Schedule:
         from croniter import croniter
 
-        if len(self.cron.split()) != 5 or not croniter.is_valid(self.cron):
+        if (self.cron is None) == (self.asset is None):
+            raise ValueError("a schedule has either cron, such as '0 3 * * 1', or asset, such as s3://bucket/reviews")
+        if self.watch and self.asset is None:
+            raise ValueError("watch needs asset, the location to look at")
+        if self.cron is not None and (len(self.cron.split()) != 5 or not croniter.is_valid(self.cron)):
             raise ValueError(f"{self.cron!r} is not a five-field cron expression, such as '0 3 * * 1'")
-        if self.timezone not in available_timezones():
+        try:
+            ZoneInfo(self.timezone)
+        except (ValueError, OSError, ZoneInfoNotFoundError) as error:
             close = difflib.get_close_matches(self.timezone, available_timezones(), 1)
-            raise ValueError(f"unknown time zone {self.timezone!r}{_did_you_mean(close)}")
+            raise ValueError(f"unknown time zone {self.timezone!r}{_did_you_mean(close)}") from error
         return self
 
     @property

@@ -161,6 +161,8 @@ def cron(schedule: Schedule, *, cluster: Cluster) -> str:
     Raises:
         BadInput: Kubeflow would run it at other times than the recipe says.
     """
+    if schedule.cron is None:
+        raise BadInput("Kubeflow has no assets: it starts runs by cron only", where="schedule.asset")
     if schedule.timezone != cluster.timezone:
         raise BadInput(
             f"Kubeflow runs all schedules in one time zone, {cluster.timezone}; the recipe says {schedule.timezone}",

@@ -183,7 +183,7 @@ def _process(
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=_die_with_parent(),
+            preexec_fn=die_with_parent(),
         ) as process,
     ):
         current.process = process
@@ -218,7 +218,7 @@ def _group_ends_with(process: subprocess.Popen[str]) -> Iterator[None]:
         watching.join()
 
 
-def _die_with_parent() -> Callable[[], None]:
+def die_with_parent() -> Callable[[], None]:
     """What asks Linux to kill the step when this process dies, so that none runs on beside its own repetition."""
     if sys.platform != "linux":
         return lambda: None
