@@ -1,0 +1,86 @@
+"""Commands on recipes: validate, schema, compile, submit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from regraft.cli.app import Json, RecipeFile, acts, app, show
+
+ClusterFile = Annotated[
+    Path | None, typer.Option("--cluster", help="YAML file that says where pods run.", metavar="FILE")
+]
+
+
+@app.command(epilog="Example: `regraft validate dags/recipes/movie-sentiment.yaml`")
+@acts
+def validate(recipe: RecipeFile, as_json: Json = False) -> None:
+    """Checks a recipe: finds **all** its errors at once, each with its line."""
+    from regraft import pipeline
+    from regraft import recipe as recipes
+
+    declared = recipes.load(recipe)
+    document: dict[str, Any] = {"recipe": declared.name, "task": declared.task, "run": pipeline.run_id(declared)}
+    text = f"[green]✔[/] {recipe}: {declared.name}, {declared.task}; the run that is due is {document['run']}"
+    show(document, text, as_json=as_json)
+
+
+@app.command(epilog="Example: `regraft schema > regraft/recipe.schema.json`")
+@acts
+def schema() -> None:
+    """Prints the JSON schema of recipes, from which editors complete."""
+    import json
+
+    from regraft import recipe as recipes
+
+    typer.echo(json.dumps(recipes.json_schema(), indent=1))
+
+
+@app.command("compile", epilog="Example: `regraft compile RECIPE --cluster dags/cluster.yaml -o pipeline.yaml`")
+@acts
+def compile_recipe(
+    recipe: RecipeFile,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.", metavar="FILE")],
+    to: Annotated[str, typer.Option("--to", help="What to compile to: kfp.")] = "kfp",
+    cluster: ClusterFile = None,
+) -> None:
+    """Compiles a recipe to a Kubeflow pipeline; needs the extra `kfp`."""
+    from regraft.runners import cluster as clusters
+    from regraft.runners import kubeflow
+
+    _only_kubeflow(to)
+    kubeflow.compile_recipe(recipe, out, cluster=clusters.load(cluster))
+    typer.echo(f"wrote {out}")
+
+
+@app.command(epilog="Example: `regraft submit RECIPE --host http://localhost:8080 --schedule`")
+@acts
+def submit(
+    recipe: RecipeFile,
+    host: Annotated[str, typer.Option("--host", envvar="KF_PIPELINES_ENDPOINT", help="URL of Kubeflow Pipelines.")],
+    to: Annotated[str, typer.Option("--to", help="Where to: kfp.")] = "kfp",
+    schedule: Annotated[bool, typer.Option("--schedule", help="A recurring run instead of one run.")] = False,
+    namespace: Annotated[str | None, typer.Option("--namespace", help="Namespace of the profile.")] = None,
+    cluster: ClusterFile = None,
+    as_json: Json = False,
+) -> None:
+    """Uploads a recipe's pipeline to Kubeflow Pipelines and starts or schedules it; needs the extra `kfp`."""
+    from dataclasses import asdict
+
+    from regraft.runners import cluster as clusters
+    from regraft.runners import kubeflow
+
+    _only_kubeflow(to)
+    submitted = kubeflow.submit(
+        recipe, host=host, cluster=clusters.load(cluster), schedule=schedule, namespace=namespace
+    )
+    show(asdict(submitted), f"{submitted.change}: {submitted.url}", as_json=as_json)
+
+
+def _only_kubeflow(to: str) -> None:
+    from regraft.errors import BadInput
+
+    if to != "kfp":
+        raise BadInput(f"--to {to}: recipes compile to kfp only; Airflow reads them from dags/recipes as they are")
