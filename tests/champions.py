@@ -19,7 +19,7 @@ from regraft.recipe import Recipe
 from regraft.store import Store, sha256
 
 RUN = "2026-11-24T00-00"
-WORDS = ["a", "an", "the", "good", "bad", "great", "awful", "film", "plot", "was", "is", "not", "very", "dull", "bright", "slow", "sharp", "story", "acting"]
+WORDS = "a an the good bad great awful film plot was is not very dull bright slow sharp story acting".split()  # noqa: SIM905
 TEXTS = [" ".join(WORDS[(7 * i + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 9)) for i in range(40)]
 
 RECIPE = """\
