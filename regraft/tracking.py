@@ -7,6 +7,7 @@ promote registers from it. MLflow is imported inside the functions, so only the 
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from regraft.errors import BadInput, Temporary
@@ -78,3 +79,9 @@ def run_of(client: Any, recipe: str, identity: str) -> str:
     if found:
         return str(found[0].info.run_id)
     return str(client.create_run(experiment_id, tags={IDENTITY_TAG: identity}, run_name=identity[:12]).info.run_id)
+
+
+def address() -> str:
+    """URL of the server, without what may be secret in it."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return re.sub(r"//[^/@]*@", "//", uri)

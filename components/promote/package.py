@@ -1,0 +1,101 @@
+"""The model as MLflow keeps it: merged weights in safetensors, proven to give the same logits when loaded back."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from regraft import tasks
+from regraft.errors import RegraftError
+from regraft.step import Context
+from regraft.store import Manifest
+from regraft.tracking import IDENTITY_TAG
+
+PROBES = 16
+"""Holdout rows that the loaded model must answer as the original does."""
+
+
+def logged_model(context: Context, client: Any, *, model: Manifest, run_id: str) -> str:
+    """Id of the MLflow logged model of a finetune: one that a try before this made and proved, else a new one.
+
+    Merged into its base, since MLflow reloads an adapter over a local base with random weights (mlflow issue 23761).
+    """
+    experiment_id = client.get_run(run_id).info.experiment_id
+    ready = client.search_logged_models(
+        [experiment_id], filter_string=f"tags.`{IDENTITY_TAG}` = '{model.identity}' AND tags.`regraft.proven` = 'yes'"
+    )
+    if ready:
+        return str(ready[0].model_id)
+    import mlflow
+    from transformers import pipeline
+
+    task = tasks.of(context.recipe.task)
+    classifier = task.load(context.recipe, context.fetch(model, "adapter", "tokenizer"), context.scratch / "base")
+    texts = _probes(context)
+    expected = task.logits(classifier, texts)
+    with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        info = mlflow.transformers.log_model(
+            pipeline(context.recipe.task, model=classifier.model, tokenizer=classifier.tokenizer),
+            name=context.recipe.name,
+            task=context.recipe.task,
+            input_example=texts[:2],
+            signature=_signature(context),
+            model_config={"top_k": None, "truncation": True, "max_length": classifier.max_length},
+            pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS],
+            tags={IDENTITY_TAG: model.identity},
+        )
+    _prove(context, info.model_uri, texts, expected, classifier)
+    client.set_logged_model_tags(info.model_id, {"regraft.proven": "yes"})
+    return str(info.model_id)
+
+
+REQUIREMENTS = ("mlflow", "torch", "transformers")
+
+
+def _signature(context: Context) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    return ModelSignature(
+        inputs=Schema([ColSpec("string", "text")]),
+        outputs=Schema([ColSpec("string", "label"), ColSpec("double", "score")]),
+    )
+
+
+def _probes(context: Context) -> list[str]:
+    data = context.fetch(context.result("validate"), "holdout.parquet")
+    return list(pq.read_table(data / "holdout.parquet")["text"].slice(0, PROBES).to_pylist())
+
+
+def _prove(context: Context, uri: str, texts: list[str], expected: Any, classifier: Any) -> None:
+    """Loads the model back through mlflow.transformers and mlflow.pyfunc and compares.
+
+    Raises:
+        RegraftError: an answer differs; the model is not registered.
+    """
+    import mlflow
+
+    task = tasks.of(context.recipe.task)
+    loaded = mlflow.transformers.load_model(uri, return_type="components")
+    reloaded = type(classifier)(loaded["model"].eval(), loaded["tokenizer"], classifier.max_length)
+    actual = task.logits(reloaded, texts)
+    if not np.array_equal(actual, expected):
+        worst = float(np.abs(actual - expected).max())
+        raise RegraftError(
+            f"MLflow loads the model back with other logits, by up to {worst:.3g}",
+            where=uri,
+            state="nothing is registered and the champion is unchanged",
+        )
+    answers = mlflow.pyfunc.load_model(uri).predict(texts)
+    labels = [context.recipe.data.labels[i] for i in expected.argmax(axis=1)]
+    named = [str(answer) for answer in answers["label"]]
+    if named != labels:
+        raise RegraftError(
+            f"mlflow.pyfunc names other labels: {json.dumps(named[:3])} instead of {json.dumps(labels[:3])}",
+            where=uri,
+            state="nothing is registered and the champion is unchanged",
+        )

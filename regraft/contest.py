@@ -1,0 +1,219 @@
+"""Challenger against champion on one holdout: fetches both, scores them, leaves out what one of them has seen, judges.
+
+evaluate asks for it in every run; promote once more when the champion changed after the verdict.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from regraft import gate, recipe, sources, tasks
+from regraft.errors import AlreadyExists, BadInput, NotFound, Refused
+from regraft.ledger import Entry
+from regraft.recipe import Recipe
+from regraft.step import Context, result_of
+from regraft.store import Manifest
+
+
+@dataclass
+class Contestant:
+    """A finetune's model: loaded only when an answer is not in the store yet."""
+
+    context: Context
+    recipe: Recipe
+    manifest: Manifest
+
+    @cached_property
+    def classifier(self) -> Any:
+        files = self.context.fetch(self.manifest, "adapter", "tokenizer")
+        base = self.context.scratch / f"base-{self.manifest.identity[:12]}"
+        return tasks.of(self.recipe.task).load(self.recipe, files, base)
+
+    def probabilities(self, texts: list[str], digest: str) -> Any:
+        """Answers of shape (texts, labels), kept in the store by model and digest of the texts."""
+        import io
+
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        key = f"scores/{self.manifest.identity}-{digest}.parquet"
+        store = self.context.store
+        try:
+            table = pq.read_table(io.BytesIO(store.read(key)))
+        except NotFound:
+            answers = tasks.of(self.recipe.task).probabilities(self.classifier, texts)
+            table = pa.table({f"p{i}": answers[:, i] for i in range(answers.shape[1])})
+            file = io.BytesIO()
+            pq.write_table(table, file)
+            with suppress(AlreadyExists):  # a twin of this run had the same answers
+                store.create(key, file.getvalue())
+        return _matrix(table)
+
+    def trained_on(self) -> set[str]:
+        """Digests of the rows that it was trained on."""
+        import pyarrow.parquet as pq
+
+        files = self.context.fetch(self.manifest, "train_digests.parquet")
+        return set(pq.read_table(files / "train_digests.parquet")["digest"].to_pylist())
+
+    def latency_ms(self, texts: list[str]) -> float:
+        """Median milliseconds of one text at a time, after a first one that does not count."""
+        task = tasks.of(self.recipe.task)
+        times = []
+        for text in texts[:31]:
+            started = time.perf_counter()
+            task.probabilities(self.classifier, [text])
+            times.append((time.perf_counter() - started) * 1000)
+        return statistics.median(times[1:] or times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """A verdict and what it was made from, row by row (clean rows only)."""
+
+    verdict: gate.Verdict
+    answers: gate.Answers
+    texts: list[str]
+    digests: list[str]
+    latency_ms: float | None
+
+
+def decide(
+    context: Context, *, model: Manifest, opponent: Entry | None, data: Manifest, measure_latency: bool = False
+) -> Contest:
+    """The verdict on a challenger against the champion that `opponent` names.
+
+    Args:
+        model: the challenger's finetune.
+        opponent: the ledger's entry of the champion; None when there is none.
+        data: the validate result whose holdout both are scored on.
+        measure_latency: whether to load the challenger and measure it; its gate is left out otherwise.
+
+    Raises:
+        Refused: no row of the holdout is clean.
+        BadInput: the champion knows other labels, so the two cannot be compared.
+    """
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    holdout = pq.read_table(context.fetch(data, "holdout.parquet") / "holdout.parquet")
+    digest = data.outputs["holdout.parquet"].sha256
+    texts = holdout["text"].to_pylist()
+    challenger = Contestant(context, context.recipe, model)
+    champion = _champion(context, opponent) if opponent else None
+
+    context.progress(0.1, "scoring the challenger")
+    ours = challenger.probabilities(texts, digest)
+    seen = challenger.trained_on()
+    theirs = None
+    if champion:
+        context.progress(0.4, "scoring the champion")
+        theirs = champion.probabilities(texts, digest)
+        seen |= champion.trained_on()
+    row_digests = holdout["digest"].to_pylist()
+    clean = np.array([row not in seen for row in row_digests], dtype=bool)
+    if not clean.any():
+        raise Refused(
+            f"none of the {len(texts)} holdout rows is clean: the models were trained on all of them",
+            state="the champion stays",
+            next="wait for fresh data, or widen data.window",
+        )
+    latency = challenger.latency_ms(texts) if measure_latency and texts else None
+    context.progress(0.8, "judging")
+    answers = gate.Answers(
+        labels=holdout["label"].to_numpy().astype(np.int64)[clean],
+        challenger=ours[clean],
+        champion=theirs[clean] if theirs is not None else None,
+        slices={
+            f"{name.removeprefix('slice.')}={value}": (holdout[name].to_numpy() == value)[clean]
+            for name in holdout.column_names
+            if name.startswith("slice.")
+            for value in holdout[name].unique().to_pylist()
+        },
+    )
+    verdict = gate.judge(
+        answers,
+        context.recipe.gates,
+        rows=gate.Rows(holdout=len(texts), clean=int(clean.sum()), contaminated=int((~clean).sum())),
+        challenger=model.identity,
+        champion=opponent.model if opponent else None,
+        version=opponent.version if opponent else None,
+        anchor=_anchor(context.recipe, challenger, champion),
+        latency_ms=latency,
+    )
+    kept = np.flatnonzero(clean)
+    return Contest(
+        verdict=verdict,
+        answers=answers,
+        texts=[texts[i] for i in kept],
+        digests=[row_digests[i] for i in kept],
+        latency_ms=latency,
+    )
+
+
+def _champion(context: Context, entry: Entry) -> Contestant:
+    """The champion, built with the recipe of its own run: base model and length may have changed since."""
+    text = context.store.read(f"runs/{entry.run}/recipe.yaml").decode()
+    declared = recipe.parse(text, where=context.store.where(f"runs/{entry.run}/recipe.yaml"))
+    if declared.data.labels != context.recipe.data.labels:
+        raise BadInput(
+            f"the champion, version {entry.version}, knows the labels {list(declared.data.labels)}, not "
+            f"{list(context.recipe.data.labels)}: the two cannot be compared",
+            where="data.labels",
+            state="the champion stays",
+            next="give the recipe another name: with other labels it is another model",
+        )
+    return Contestant(context, declared, result_of(context.store, "finetune", entry.model))
+
+
+def _anchor(declared: Recipe, challenger: Contestant, champion: Contestant | None) -> gate.Answers | None:
+    """What both say of the fixed anchor set; None without one, or without a champion."""
+    import numpy as np
+
+    forgetting = declared.gates.forgetting
+    if forgetting is None or champion is None:
+        return None
+    rows = _read_anchor(forgetting.anchor, declared)
+    digest = sources.digest(forgetting.anchor)
+    texts = rows["text"].to_pylist()
+    labels = np.array([declared.data.labels.index(label) for label in rows["label"].to_pylist()], dtype=np.int64)
+    return gate.Answers(
+        labels=labels,
+        challenger=challenger.probabilities(texts, digest),
+        champion=champion.probabilities(texts, digest),
+    )
+
+
+def _read_anchor(location: str, declared: Recipe) -> Any:
+    """Columns `text` and `label` of an anchor set, in the formats of data.source."""
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    kinds = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json"}
+    found = sources.files(location, tuple(kinds))
+    kind = kinds.get(Path(found[0][1]).suffix)
+    if kind is None:
+        raise BadInput(f"an anchor set is one of {', '.join(kinds)}", where=location)
+    columns = declared.data.columns
+    try:
+        table = ds.dataset([path for _, path in found], format=kind, filesystem=found[0][0]).to_table()
+        rows = pa.table({"text": table[columns.text].cast("string"), "label": table[columns.label].cast("string")})
+    except (KeyError, pa.ArrowException) as error:
+        raise BadInput(f"cannot be read as an anchor set: {error}", where=location) from error
+    unknown = set(rows["label"].unique().to_pylist()) - set(declared.data.labels)
+    if unknown or not rows.num_rows:
+        what = f"labels {sorted(map(str, unknown))} are not in data.labels" if unknown else "it has no rows"
+        raise BadInput(f"cannot be used as an anchor set: {what}", where=location)
+    return rows
+
+
+def _matrix(table: Any) -> Any:
+    import numpy as np
+
+    return np.column_stack([table[name].to_numpy() for name in table.column_names]).astype(np.float64)
