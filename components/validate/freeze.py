@@ -7,7 +7,7 @@ those of the lower ones are withheld. A new near-duplicate can thus take a row o
 
 **Memory.** Rows pass through buckets on the scratch disk, cut by the first digits of the digest, so that one bucket at
 a time is in memory; read one after the other, sorted, they are one sorted data set. Besides, each row of the whole
-takes about 40 bytes.
+takes about 30 bytes while near-duplicates are sought.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from typing import Any
 from components.validate.rows import EXCERPT, REASONS, SPLITS, set_aside
 from components.validate.text import BANDS
 
-LARGE = 2 << 30
+LARGE = 128 << 20
+"""Bytes of a source from which on buckets are cut finer."""
 ROW_GROUP = 65_536
+PART = 2_000_000
+"""Rows whose near-duplicate keys are sorted at once."""
 
 
 class Buckets:
@@ -124,8 +127,11 @@ def freeze(buckets: Buckets, out: Path, scratch: Path, quarantine: Any, labels: 
             for label, count in zip(*np.unique(part.column("label").to_numpy(), return_counts=True), strict=True):
                 counts[name][int(label)] += int(count)
             writers[number].add(part.drop_columns(["split", "bands", "file", "row"]))
-        first.append(kept.filter(~withheld[span]).slice(0, sample).select(["text", "label", "digest"]))
-        sample -= first[-1].num_rows
+        if sample or not first:
+            # Taken, not sliced: a slice would keep all of its bucket in memory.
+            chosen = np.flatnonzero(~withheld[span])[:sample]
+            first.append(kept.select(["text", "label", "digest"]).take(chosen))
+            sample -= len(chosen)
     for writer in writers:
         writer.close()
     return Frozen(
@@ -183,18 +189,21 @@ def _near_duplicates(scratch: Path, split: Any) -> tuple[int, Any]:
 
     second = np.zeros(len(split), dtype=bool)
     highest = split.copy()
-    for band in range(BANDS):
+    parts = len(split) // PART + 1  # equal keys have equal remainders, so that the parts can be sorted one by one
+    for band, part in itertools.product(range(BANDS), range(parts)):
         keys = np.fromfile(scratch / f"band-{band:02}", dtype=np.uint64)
-        if not len(keys):
+        members = np.flatnonzero(keys % np.uint64(parts) == part)
+        if not len(members):
             continue
+        keys = keys[members]
         order = np.argsort(keys, kind="stable")
-        starts = np.flatnonzero(np.concatenate([[True], np.diff(keys[order]) != 0]))
-        sizes = np.diff(np.append(starts, len(keys)))
-        top = np.maximum.reduceat(split[order], starts)
-        highest[order] = np.maximum(highest[order], np.repeat(top, sizes))
-        rest = np.ones(len(keys), dtype=bool)
-        rest[starts] = False
-        second[order[rest]] = True
+        members = members[order]
+        first = np.ones(len(keys), dtype=bool)
+        first[1:] = keys[order][1:] != keys[order][:-1]
+        second[members[~first]] = True
+        starts = np.flatnonzero(first)
+        top = np.maximum.reduceat(split[members], starts)
+        highest[members] = np.maximum(highest[members], np.repeat(top, np.diff(np.append(starts, len(keys)))))
     return int(second.sum()), highest
 
 
