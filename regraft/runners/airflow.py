@@ -1,0 +1,312 @@
+"""A recipe as an Airflow DAG: the steps of `regraft.pipeline`, started the one way steps start.
+
+With REGRAFT_CLUSTER, a file of cluster settings, each step is a Kubernetes pod; without, a process on this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import (
+    DAG,
+    Asset,
+    AssetWatcher,
+    AsyncCallback,
+    CronDataIntervalTimetable,
+    CronTriggerTimetable,
+    DeadlineAlert,
+    DeadlineReference,
+    chain,
+    get_parsing_context,
+)
+
+from regraft import pipeline, recipe, sources
+from regraft.errors import BadInput
+from regraft.recipe import Recipe
+from regraft.runners import airflow_form, airflow_step, cluster
+from regraft.runners.airflow_approval import approval
+from regraft.runners.cluster import Cluster
+
+GPU_POOL = "regraft_gpu"
+"""Airflow's pool of GPUs: a step takes as many slots as it wants GPUs."""
+BEGINNING = datetime(2020, 1, 1, tzinfo=UTC)
+RETRIES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the environment of Airflow's processes says.
+
+    Args:
+        recipes: REGRAFT_RECIPES: directory or bucket prefix with the recipes; `recipes/` beside the DAG file if unset.
+        store: REGRAFT_STORE: URL of the store.
+        cluster: REGRAFT_CLUSTER: a file of cluster settings; with it, steps are pods, without, processes.
+        python: REGRAFT_PYTHON: interpreter of the components' environment, for processes.
+        retry_seconds: REGRAFT_RETRY_SECONDS: wait before the second attempt; it doubles each time, up to an hour.
+        watch_seconds: REGRAFT_WATCH_SECONDS: between two looks at a watched location.
+        doctor: REGRAFT_DOCTOR_CRON: when regraft_doctor runs.
+        endpoints: the addresses that links lead to; in pods, those of the cluster settings come first.
+    """
+
+    recipes: str
+    store: str
+    cluster: Cluster | None
+    python: str
+    retry_seconds: float
+    watch_seconds: float
+    doctor: str
+    endpoints: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_environment(cls, recipes: Path) -> Settings:
+        """Reads the settings. Raises BadInput."""
+        get = os.environ.get
+        pods = cluster.load(get("REGRAFT_CLUSTER")) if get("REGRAFT_CLUSTER") else None
+        store = get("REGRAFT_STORE") or (pods.store if pods else None)
+        if not store:
+            raise BadInput("no store is set", where="REGRAFT_STORE", next="export REGRAFT_STORE=s3://bucket/prefix")
+        return cls(
+            recipes=get("REGRAFT_RECIPES") or str(recipes),
+            store=store,
+            cluster=pods,
+            python=get("REGRAFT_PYTHON") or sys.executable,
+            retry_seconds=float(get("REGRAFT_RETRY_SECONDS") or 60),
+            watch_seconds=float(get("REGRAFT_WATCH_SECONDS") or 60),
+            doctor=get("REGRAFT_DOCTOR_CRON") or "*/30 * * * *",
+            endpoints={**os.environ, **(pods.environment if pods else {})},
+        )
+
+    @property
+    def tracking(self) -> str:
+        return self.endpoints.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+
+
+def dags(recipes: Path) -> dict[str, DAG]:
+    """One DAG per recipe that holds, by name; while a task starts, only the one it belongs to."""
+    settings = Settings.from_environment(recipes)
+    wanted, _ = read(settings, only=get_parsing_context().dag_id)
+    return {declared.name: dag(declared, text, settings) for declared, text in wanted}
+
+
+def refuse_broken(recipes: Path) -> None:
+    """Raises BadInput with the errors of all recipes that do not hold, for Airflow's list of import errors."""
+    broken = read(Settings.from_environment(recipes))[1]
+    if broken:
+        raise BadInput(
+            "\n\n".join([f"recipes that do not hold: {len(broken)}; the others are not affected", *map(str, broken)])
+        )
+
+
+def read(settings: Settings, *, only: str | None = None) -> tuple[list[tuple[Recipe, str]], list[BadInput]]:
+    """All recipes with their text, and the errors of those that do not hold; only the one of a name where given."""
+    good: dict[str, tuple[Recipe, str]] = {}
+    broken: list[BadInput] = []
+    for system, path in sources.files(settings.recipes, (".yaml", ".yml")):
+        with sources.reading(path):
+            text = system.cat_file(path).decode("utf-8", errors="replace")
+        named = re.search(r"^name:[ \t]*([a-z0-9-]+)[ \t]*$", text, re.MULTILINE)
+        if only and named and named[1] != only:
+            continue
+        try:
+            declared = recipe.parse(text, where=path)
+            if declared.name in good:
+                raise BadInput(f"another recipe here is called {declared.name!r} too", where=path)
+            good[declared.name] = (declared, text)
+        except BadInput as error:
+            broken.append(error)
+    return list(good.values()), broken
+
+
+def dag(declared: Recipe, text: str, settings: Settings) -> DAG:
+    """The DAG of a recipe."""
+    schedule = declared.schedule
+    deadline = DeadlineAlert(
+        name="late",
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=schedule.deadline if schedule else timedelta(days=1),
+        callback=AsyncCallback(airflow_step.late, kwargs={"recipe": declared.name}),
+    )
+    made = DAG(
+        declared.name,
+        description=declared.description or f"Keeps {declared.name} current",
+        doc_md=_page(declared, settings),
+        schedule=_schedule(declared, settings),
+        start_date=BEGINNING,
+        catchup=False,
+        max_active_runs=1,
+        deadline=deadline,
+        tags=["regraft", declared.task, declared.owner],
+        params=airflow_form.params(),
+        user_defined_macros=airflow_form.macros(declared, text),
+        default_args={
+            "owner": declared.owner,
+            "retries": settings.cluster.retries if settings.cluster else RETRIES,
+            "retry_delay": timedelta(seconds=settings.retry_seconds),
+            "retry_exponential_backoff": 2.0,
+            "max_retry_delay": timedelta(hours=1),
+            "on_failure_callback": airflow_step.notice("failed"),
+            "on_skipped_callback": airflow_step.notice("was skipped"),
+        },
+    )
+    with made:
+        tasks = []
+        for step in pipeline.STEPS:
+            if step.name == "promote" and declared.promotion == "approval":
+                tasks.append(approval(declared, settings.store, settings.tracking, pre_execute=_not_in_a_dry_run))
+            tasks.append(_task(declared, step, settings))
+        chain(*tasks)
+    return made
+
+
+def _task(declared: Recipe, step: pipeline.Step, settings: Settings) -> Any:
+    """The task of a step."""
+    resources = pipeline.resources(declared, step)
+    approved = step.name in ("promote", "deploy") and declared.promotion == "approval"
+    environment = {
+        "REGRAFT_WHO": f"{{{{ regraft_who(dag_run, ti, approved={approved}) }}}}",
+        "REGRAFT_FORCE": "{{ '1' if params.get('force') else '' }}",
+    }
+    pool = {"pool": GPU_POOL, "pool_slots": resources.gpu} if resources.gpu else {}
+    return _operator(
+        settings,
+        step=step,
+        resources=resources,
+        task_id=step.name,
+        module=f"components.{step.name}",
+        recipe=f"{{{{ regraft_recipe(params, approved={approved}) }}}}",
+        arguments=["--store", settings.store, "--run", "{{ regraft_run(dag_run, params) }}"],
+        environment=environment,
+        links=_links(step.name, settings),
+        doc_md=_manual(step, declared, settings),
+        execution_timeout=timedelta(minutes=step.timeout_minutes),
+        pre_execute=_not_in_a_dry_run if step.name == "promote" else None,
+        on_success_callback=airflow_step.notice("is done: Triton serves the champion")
+        if step.name == "deploy"
+        else None,
+        **pool,
+    )
+
+
+def _operator(settings: Settings, *, step: pipeline.Step, resources: recipe.Resources, **arguments: Any) -> Any:
+    """A pod where there is a cluster, else a process: the one place where the two ways part."""
+    if settings.cluster is None:
+        threads = str(max(1, round(resources.cpu)))
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+        arguments["environment"] = {**dict.fromkeys(names, threads), **arguments["environment"]}
+        return airflow_step.StepProcess(python=settings.python, **arguments)
+    from regraft.runners.airflow_pod import pod  # takes seconds: only where there are pods
+
+    return pod(settings.cluster, step=step, resources=resources, **arguments)
+
+
+def _links(step: str, settings: Settings) -> tuple[Any, ...]:
+    links: list[Any] = []
+    if step in ("finetune", "evaluate", "promote") and settings.tracking.startswith("http"):
+        links.append(airflow_step.MlflowLink(settings.tracking))
+    if step in ("evaluate", "promote"):
+        links.append(airflow_step.ReportLink())
+    if step == "deploy" and settings.endpoints.get("REGRAFT_TRITON_URLS"):
+        links.append(airflow_step.TritonLink(settings.endpoints["REGRAFT_TRITON_URLS"]))
+    return tuple(links)
+
+
+def _schedule(declared: Recipe, settings: Settings) -> Any:
+    schedule = declared.schedule
+    if schedule is None:
+        return None
+    if schedule.cron is not None:
+        return CronDataIntervalTimetable(schedule.cron, timezone=schedule.timezone)
+    location = sources.expand(str(schedule.asset))
+    watchers = []
+    if schedule.watch:
+        from regraft.runners.airflow_watch import Landed
+
+        trigger = Landed(location=location, seconds=settings.watch_seconds)
+        watchers.append(AssetWatcher(name="landed", trigger=trigger))
+    return [Asset(location, watchers=watchers)]
+
+
+def _not_in_a_dry_run(context: Any) -> None:
+    if context["params"].get("dry_run"):
+        airflow_step.end("promote", 10, "dry run: nothing is promoted or served; the verdict stands in the store")
+
+
+def _page(declared: Recipe, settings: Settings) -> str:
+    """The DAG's page."""
+    schedule = declared.schedule
+    when = "by hand"
+    if schedule:
+        when = f"`{schedule.cron}` {schedule.timezone}" if schedule.cron else f"when data lands at `{schedule.asset}`"
+    floors = ", ".join(f"{name} ≥ {value:g}" for name, value in declared.gates.floors.items()) or "none"
+    rows = {
+        "Data": f"`{declared.data.source}`",
+        "Base model": f"`{declared.base_model.source}`",
+        "Compared by": f"{declared.gates.metric}, margin {declared.gates.margin:g}; floors: {floors}",
+        "Promotion": declared.promotion,
+        "Runs": when,
+        "Store": f"`{settings.store}/{declared.name}`",
+        "Steps are": "pods" if settings.cluster else "processes",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return (
+        f"# {declared.name}\n{declared.description}\n\n| | |\n| --- | --- |\n{table}\n\n"
+        "A step that a gate **refused** is skipped, and all after it: nothing is broken, the champion stays. "
+        "A **failed** step says in its log what to do. Past windows: *Trigger → Backfill*, one run at a time.\n"
+    )
+
+
+def _manual(step: pipeline.Step, declared: Recipe, settings: Settings) -> str:
+    """A task's page."""
+    return (
+        f"**{step.name}** {step.summary}.\n\nBy hand:\n```\npython -m components.{step.name} --recipe "
+        f"{declared.name}.yaml --store {settings.store} --run RUN\n```\n"
+        "Ends as: *success* · *skipped*: refused by a gate · *failed*: bad input or a bug, or still away after "
+        f"{settings.cluster.retries if settings.cluster else RETRIES} retries.\n"
+    )
+
+
+def doctor(recipes: Path) -> DAG:
+    """The DAG that makes MLflow's aliases and Triton follow the ledgers of all recipes."""
+    settings = Settings.from_environment(recipes)
+    everything, _ = read(settings)
+    made = DAG(
+        "regraft_doctor",
+        description="Makes MLflow's aliases and Triton follow the ledger",
+        doc_md="Compares MLflow's aliases and what Triton serves with each recipe's ledger, and mends what differs. "
+        "The ledger is the truth: this DAG never changes it, and does nothing where all is well.",
+        schedule=CronTriggerTimetable(settings.doctor, timezone="UTC"),
+        start_date=BEGINNING,
+        catchup=False,
+        max_active_runs=1,
+        tags=["regraft"],
+        user_defined_macros={"regraft_texts": {declared.name: text for declared, text in everything}},
+        default_args={
+            "retries": 2,
+            "retry_delay": timedelta(seconds=settings.retry_seconds),
+            "on_failure_callback": airflow_step.notice("failed"),
+        },
+    )
+    with made:
+        for declared, _ in everything:
+            for name in ("promote", "deploy"):
+                step = pipeline.step(name)
+                _operator(
+                    settings,
+                    step=step,
+                    resources=step.resources,
+                    task_id=f"{declared.name}.{'mlflow' if name == 'promote' else 'triton'}",
+                    module=f"components.{name}.follow",
+                    recipe="{{ regraft_texts[" + repr(declared.name) + "] }}",
+                    arguments=["--store", settings.store, "--repair"],
+                    environment={"REGRAFT_WHO": "airflow regraft_doctor"},
+                    links=(),
+                    doc_md=f"`python -m components.{name}.follow --repair` for {declared.name}.",
+                    execution_timeout=timedelta(minutes=step.timeout_minutes),
+                )
+    return made

@@ -1,0 +1,106 @@
+"""The approval before promote: what somebody who has to decide sees, and who decided."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from regraft.errors import RegraftError
+from regraft.recipe import Recipe
+from regraft.runners import airflow_step
+from regraft.store import Store
+
+PATIENCE = timedelta(days=3)
+"""How long an approval waits; then it is rejected."""
+TASK = "approve"
+
+
+def approval(declared: Recipe, store: str, tracking: str, **arguments: Any) -> Any:
+    """The task that waits for somebody to approve; it takes no worker while it waits."""
+    from airflow.providers.standard.operators.hitl import ApprovalOperator
+    from airflow.sdk import BaseNotifier
+
+    class Asked(BaseNotifier):
+        """Tells people that a decision waits for them."""
+
+        def notify(self, context: Any) -> None:
+            task = context["task_instance"]
+            page = ApprovalOperator.generate_link_to_ui_from_context(context=context)
+            airflow_step.tell(f"{declared.name}: a challenger waits for approval in {task.run_id}\n{page}")
+
+    class Approval(ApprovalOperator):
+        """Writes what the store knows about the challenger into the question."""
+
+        template_fields = ("subject", "body", "run")
+        run = "{{ regraft_run(dag_run, params) }}"
+
+        def execute(self, context: Any) -> Any:
+            self.body = question(Store(store, declared.name), self.run, tracking)
+            return super().execute(context)
+
+    return Approval(
+        task_id=TASK,
+        subject=f"Promote the challenger of {declared.name}, run {{{{ regraft_run(dag_run, params) }}}}?",
+        body="The verdict, its numbers and links are read from the store when the question is asked.",
+        defaults=ApprovalOperator.REJECT,
+        response_timeout=PATIENCE,
+        notifiers=[Asked()],
+        doc_md=f"Waits for approval: promote runs after *Approve*; *Reject*, also after {PATIENCE.days} days without "
+        "an answer, skips it. The model in production stays meanwhile.",
+        **arguments,
+    )
+
+
+def approved_by(ti: Any) -> str:
+    """The name of who approved; empty where nobody was asked."""
+    answer = ti.xcom_pull(task_ids=TASK) or {}
+    user = answer.get("responded_by_user") or {}
+    return str(user.get("name") or user.get("id") or "")
+
+
+def question(store: Store, run: str, tracking: str) -> str:
+    """The verdict, the metrics and links, as Markdown."""
+    found = airflow_step.manifest(store, run, "evaluate")
+    where = store.where(f"runs/{run}")
+    if found is None:
+        return f"The verdict could not be read; it is in the store under `{where}`."
+    verdict: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder, suppress(RegraftError, OSError, ValueError):
+        files = store.fetch(f"evaluate/{found.identity}", found, Path(folder), only=("verdict.json",))
+        verdict = json.loads((files / "verdict.json").read_text(encoding="utf-8"))
+    challenger, champion = verdict.get("challenger") or {}, verdict.get("champion") or {}
+    metrics, before = challenger.get("metrics") or {}, champion.get("metrics") or {}
+    rows = [
+        f"| {name} | {value:.4f} | {_number(before.get(name))} |"
+        for name, value in metrics.items()
+        if isinstance(value, int | float)
+    ]
+    version = f"champion (version {champion['version']})" if champion.get("version") else "champion (none yet)"
+    gates = [
+        f"- {'passed' if gate.get('passed') else '**not passed**'}: {gate.get('sentence', gate.get('name'))}"
+        for gate in verdict.get("gates", [])
+    ]
+    links = [f"report: {airflow_step.report_url(store, run)}", f"run in the store: `{where}`"]
+    if tracking.startswith("http"):
+        links.insert(0, f"[MLflow run]({airflow_step.mlflow_url(tracking, store, run)})")
+    return "\n".join(
+        [
+            f"**Verdict: {verdict.get('verdict', 'unknown')}.** {verdict.get('sentence', '')}",
+            "",
+            f"| metric | challenger | {version} |",
+            "| --- | --- | --- |",
+            *rows,
+            "",
+            *gates,
+            "",
+            " · ".join(links),
+        ]
+    )
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else "none"

@@ -1,0 +1,143 @@
+"""Steps as Kubernetes pods. Importing this takes seconds, so it happens only where steps are pods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk import BaseOperatorLink
+from airflow.sdk.exceptions import AirflowException, AirflowSkipException
+
+from regraft import pipeline
+from regraft.errors import Exit
+from regraft.recipe import Resources
+from regraft.runners import airflow_step
+from regraft.runners.cluster import Cluster
+
+RECIPE = "/recipe/recipe.yaml"
+WRITE_RECIPE = f"import os; open('{RECIPE}', 'w', encoding='utf-8').write(os.environ['RECIPE'])"
+
+
+class StepPod(KubernetesPodOperator):
+    """A pod that runs a step; its exit code decides what Airflow does next, as with a process."""
+
+    def __init__(self, *, links: tuple[BaseOperatorLink, ...] = (), **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.operator_extra_links = links
+
+    def cleanup(self, pod: Any, remote_pod: Any, *arguments: Any, **named: Any) -> None:
+        try:
+            super().cleanup(pod, remote_pod, *arguments, **named)
+        except AirflowSkipException:
+            raise
+        except AirflowException as error:
+            code = exit_code(remote_pod, self.base_container_name)
+            airflow_step.end(self.task_id, code if code else Exit.TEMPORARY, str(error))
+
+
+def exit_code(remote_pod: Any, container: str) -> int | None:
+    """The exit code of a pod's container; None where the pod died before there was one."""
+    for status in (remote_pod.status and remote_pod.status.container_statuses) or []:
+        if status.name == container and status.state and status.state.terminated:
+            return int(status.state.terminated.exit_code)
+    return None
+
+
+def pod(
+    cluster: Cluster,
+    *,
+    step: pipeline.Step,
+    resources: Resources,
+    module: str,
+    recipe: str,
+    arguments: list[str],
+    environment: dict[str, str],
+    **task: Any,
+) -> StepPod:
+    """The pod of a step. The recipe travels in the pod itself: an init container writes it where the step reads it."""
+    return StepPod(
+        image=cluster.image_of(step.name),
+        name=f"regraft-{step.name}",
+        cmds=["python", "-m", module],
+        arguments=["--recipe", RECIPE, *arguments],
+        pod_template_dict=template(cluster, step=step, resources=resources, recipe=recipe, environment=environment),
+        labels={"regraft/step": step.name},
+        durable=True,
+        do_xcom_push=False,
+        skip_on_exit_code=int(Exit.REFUSED),
+        on_finish_action="delete_succeeded_pod",
+        termination_grace_period=airflow_step.GRACE_SECONDS,
+        startup_timeout_seconds=900,
+        log_pod_spec_on_failure=False,
+        **task,
+    )
+
+
+def template(
+    cluster: Cluster, *, step: pipeline.Step, resources: Resources, recipe: str, environment: dict[str, str]
+) -> dict[str, Any]:
+    """The pod as Kubernetes wants it: restricted, with limits, its secrets by reference."""
+    place = cluster.placement(step.name)
+    limits = {"cpu": f"{round(resources.cpu * 1000)}m", "memory": resources.memory}
+    if resources.gpu:
+        limits["nvidia.com/gpu"] = str(resources.gpu)
+    confined = {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    plain = {"REGRAFT_SCRATCH": "/scratch", "HOME": "/scratch", **cluster.environment, **environment}
+    by_key = [("configMapKeyRef", cluster.config_maps), ("secretKeyRef", cluster.secrets)]
+    variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
+    variables += [
+        {"name": key, "valueFrom": {kind: {"name": name, "key": key}}}
+        for kind, named in by_key
+        for name, keys in named.items()
+        for key in keys
+    ]
+    mounts = [
+        {"name": "recipe", "mountPath": "/recipe"},
+        {"name": "scratch", "mountPath": "/scratch"},
+        {"name": "scratch", "mountPath": "/tmp", "subPath": "tmp"},  # noqa: S108 - a folder of the pod's own
+        *({"name": claim, "mountPath": path} for claim, path in place.volumes.items()),
+    ]
+    security: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    if cluster.run_as_user:
+        user = cluster.run_as_user
+        security |= {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "securityContext": security,
+        "nodeSelector": place.node_selector,
+        "tolerations": [toleration.model_dump(exclude_none=True) for toleration in place.tolerations],
+        "imagePullSecrets": [{"name": name} for name in cluster.pull_secrets],
+        "initContainers": [
+            {
+                "name": "recipe",
+                "image": cluster.image_of(step.name),
+                "command": ["python", "-c", WRITE_RECIPE],
+                "env": [{"name": "RECIPE", "value": recipe}],
+                "securityContext": confined,
+                "resources": {"limits": {"cpu": "500m", "memory": "128Mi"}},
+                "volumeMounts": mounts[:1],
+            }
+        ],
+        "containers": [
+            {
+                "name": "base",
+                "env": variables,
+                "resources": {"limits": limits, "requests": limits},
+                "securityContext": confined,
+                "volumeMounts": mounts,
+            }
+        ],
+        "volumes": [
+            {"name": "recipe", "emptyDir": {}},
+            {"name": "scratch", "emptyDir": {}},
+            *({"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in place.volumes),
+        ],
+    }
+    if cluster.service_account:
+        spec["serviceAccountName"] = cluster.service_account
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": {"regraft/step": step.name}}, "spec": spec}

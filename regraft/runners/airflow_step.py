@@ -1,0 +1,240 @@
+"""Steps as Airflow tasks: the operator that starts a process, exit codes as task states, links, and notices.
+
+A refused step is skipped and so is all that follows; a temporary failure is tried again; bad input and bugs fail at
+once, since trying again is useless.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import tempfile
+import urllib.request
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+from airflow.sdk import BaseOperator, BaseOperatorLink
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from regraft.errors import Exit, RegraftError
+from regraft.runners.local import die_with_parent
+from regraft.store import Manifest, Store
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 120
+"""How long a step that was told to stop may take to save its work."""
+
+
+def end(step: str, code: int, said: str) -> None:
+    """Turns a step's exit code into what Airflow does next.
+
+    Args:
+        code: exit code; negative or above 128 when a signal ended it.
+        said: the step's last words.
+    """
+    if code == Exit.DONE:
+        return
+    if code == Exit.REFUSED:
+        raise AirflowSkipException(said or f"{step} was refused by a gate")
+    if code == Exit.TEMPORARY or code < 0 or code > 128:
+        raise AirflowException(f"{said or f'{step} was killed'}\n(exit code {code}: it is tried again)")
+    raise AirflowFailException(f"{said or f'{step} failed'}\n(exit code {code}: trying again is useless)")
+
+
+class StepProcess(BaseOperator):
+    """Runs `python -m <module> --recipe FILE <arguments>` on this machine, in the components' environment.
+
+    Args:
+        module: such as components.finetune.
+        recipe: the recipe's text.
+        arguments: what follows `--recipe FILE`.
+        environment: variables beside those of the worker.
+        python: the interpreter of the components' environment.
+    """
+
+    template_fields = ("recipe", "arguments", "environment")
+    template_fields_renderers = {"recipe": "yaml", "environment": "py"}  # noqa: RUF012 - as Airflow declares it
+    ui_color = "#e8f0e3"
+
+    def __init__(
+        self,
+        *,
+        module: str,
+        recipe: str,
+        arguments: list[str],
+        environment: dict[str, str],
+        python: str,
+        links: tuple[BaseOperatorLink, ...] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.module = module
+        self.recipe = recipe
+        self.arguments = arguments
+        self.environment = environment
+        self.python = python
+        self.operator_extra_links = links
+        self._process: subprocess.Popen[str] | None = None
+
+    def execute(self, context: Any) -> None:
+        with tempfile.TemporaryDirectory(prefix="regraft-", dir=os.environ.get("REGRAFT_SCRATCH")) as folder:
+            file = Path(folder) / "recipe.yaml"
+            file.write_text(self.recipe, encoding="utf-8")
+            command = [self.python, "-m", self.module, "--recipe", str(file), *self.arguments]
+            self.log.info("$ %s", " ".join(command))
+            words: deque[str] = deque(maxlen=6)
+            self._process = subprocess.Popen(
+                command,
+                env={**_without_airflow(), "PYTHONUNBUFFERED": "1", **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                preexec_fn=die_with_parent(),
+            )
+            for line in self._process.stdout or ():
+                self.log.info("%s", line.rstrip())
+                if line.strip() and not line.startswith("progress "):
+                    words.append(line.rstrip())
+            code = self._process.wait()
+        name = self.module.split(".")[1]
+        first = next((i for i, line in enumerate(words) if line.startswith(f"{name}: ")), len(words) - 1)
+        end(name, code, "\n".join(list(words)[max(first, 0) :]))
+
+    def on_kill(self) -> None:
+        """Passes the end of the task on as SIGTERM, and waits until the step has saved its work."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_SECONDS)
+
+
+def _without_airflow() -> dict[str, str]:
+    """This process's environment without Airflow's own settings, which hold its secrets."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "_AIRFLOW")) and k != "PYTHONHOME"}
+
+
+def manifest(store: Store, run: str, step: str) -> Manifest | None:
+    """The result of a step in a run; None where there is none or the store does not answer."""
+    with suppress(RegraftError, KeyError, OSError):
+        return store.manifest(f"{step}/{store.read_json(f'runs/{run}/{step}.json')['identity']}")
+    return None
+
+
+def _store_and_run(operator: Any) -> tuple[Store, str]:
+    """The store of a task's recipe and its run, from the arguments that every step gets."""
+    given = dict(zip(operator.arguments[::2], operator.arguments[1::2], strict=False))
+    return Store(given["--store"], operator.dag.dag_id), given["--run"]
+
+
+class MlflowLink(BaseOperatorLink):
+    """The MLflow run of the run's finetune."""
+
+    name = "MLflow run"
+
+    def __init__(self, tracking: str) -> None:
+        self.tracking = tracking.rstrip("/")
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        store, run = _store_and_run(operator)
+        return mlflow_url(self.tracking, store, run)
+
+
+def mlflow_url(tracking: str, store: Store, run: str) -> str:
+    """Address of the MLflow run of a run's finetune; of the list of experiments where it cannot be found."""
+    found = manifest(store, run, "finetune")
+    with suppress(OSError, KeyError, ValueError, IndexError):
+        if found is not None and tracking.startswith("http"):
+            api = f"{tracking}/api/2.0/mlflow"
+            answer = _json(f"{api}/experiments/get-by-name?experiment_name={quote(store.recipe)}")
+            experiment = answer["experiment"]["experiment_id"]
+            wanted = {"experiment_ids": [experiment], "filter": f"tags.`regraft.identity` = '{found.identity}'"}
+            mlflow_run = _json(f"{api}/runs/search", wanted)["runs"][0]["info"]["run_id"]
+            return f"{tracking}/#/experiments/{experiment}/runs/{mlflow_run}"
+    return f"{tracking}/#/experiments"
+
+
+def _json(url: str, body: dict[str, Any] | None = None) -> Any:
+    request = urllib.request.Request(  # noqa: S310 - the address comes from the settings
+        url, data=None if body is None else json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+        return json.loads(answer.read())
+
+
+class ReportLink(BaseOperatorLink):
+    """The HTML report of the evaluation, in the store."""
+
+    name = "Report"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        return report_url(*_store_and_run(operator))
+
+
+def report_url(store: Store, run: str) -> str:
+    """Where the report of a run's evaluation is; empty before there is one."""
+    found = manifest(store, run, "evaluate")
+    if found is None or "report.html" not in found.views:
+        return ""
+    where = store.where(f"evaluate/{found.identity}/{found.attempt}/report.html")
+    return where if "://" in where else Path(where).absolute().as_uri()
+
+
+class TritonLink(BaseOperatorLink):
+    """The model as Triton serves it."""
+
+    name = "Triton model"
+
+    def __init__(self, urls: str) -> None:
+        self.first = urls.split(",")[0]
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        return f"http://{self.first}/v2/models/{operator.dag.dag_id}"
+
+
+def tell(text: str) -> None:
+    """Tells people: one line in the log and, where REGRAFT_WEBHOOK is set, a message that Slack understands too."""
+    log.warning("notice: %s", text.replace("\n", " | "))
+    webhook = os.environ.get("REGRAFT_WEBHOOK")
+    if webhook:
+        try:
+            request = urllib.request.Request(  # noqa: S310 - the address comes from the settings
+                webhook, data=json.dumps({"text": text}).encode(), headers={"Content-Type": "application/json"}
+            )
+            urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
+        except (OSError, ValueError) as error:  # a notice that is lost must not fail a task
+            log.error("the webhook of REGRAFT_WEBHOOK did not take the notice: %s", type(error).__name__)
+
+
+def notice(what: str) -> Callable[[Any], None]:
+    """A callback that tells what became of a task: its recipe, the reason and the page with its log."""
+
+    def callback(context: Any) -> None:
+        task = context["task_instance"]
+        reason = str(context.get("exception") or "").strip()
+        lines = [f"{task.dag_id}: {task.task_id} {what}", reason, f"log: {getattr(task, 'log_url', '')}"]
+        tell("\n".join(line for line in lines if line))
+
+    return callback
+
+
+async def late(*, recipe: str, context: Any = None) -> None:
+    """Called by Airflow's triggerer when a run is not over at its deadline."""
+    import asyncio
+
+    run = (context or {}).get("dag_run", {})
+    run_id = run.get("dag_run_id") or run.get("run_id") if isinstance(run, dict) else getattr(run, "run_id", "")
+    await asyncio.to_thread(tell, f"{recipe}: run {run_id} is not over at its deadline (schedule.deadline)")
+
+
+def useless(error: RegraftError) -> NoReturn:
+    """Fails the task for good."""
+    raise AirflowFailException(str(error)) from error
