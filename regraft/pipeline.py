@@ -92,7 +92,7 @@ STEPS: tuple[Step, ...] = (
         name="deploy",
         summary="makes Triton serve what the ledger says",
         needs=("promote",),
-        recipe=("name", "task", "data.labels", "training.max_length", "serving"),
+        recipe=("name", "task", "data.labels", "training.max_length", "serving", "gates.metric", "gates.margin"),
         code=("components.deploy", "regraft.tasks"),
         libraries=("onnx", "onnxruntime", "torch", "transformers"),
         resources=Resources(cpu=2, memory="4Gi"),
