@@ -119,9 +119,10 @@ class Contract(Part):
     rows: RowsCheck = RowsCheck()
     labels: LabelsCheck = LabelsCheck()
     characters: LengthCheck = LengthCheck(max=10_000)
-    """Text length in characters; rows outside it are quarantined."""
+    """Text length in characters; rows outside it are quarantined, and a larger share than data.quarantine fails."""
     tokens: LengthCheck | None = None
-    """Text length in tokens of the base model's tokenizer, counted on a sample."""
+    """Text length in tokens of the base model's tokenizer.json, counted on a sample of 2000 rows; a larger share
+    outside it than data.quarantine fails."""
     nulls: ShareCheck = ShareCheck(max=0.01, severity="critical")
     duplicates: ShareCheck = ShareCheck(max=0.1)
     near_duplicates: ShareCheck = ShareCheck(max=0.2)
