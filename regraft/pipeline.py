@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -112,6 +113,12 @@ def step(name: str) -> Step:
 def resources(recipe: Recipe, step: Step) -> Resources:
     """What a step may use: the recipe's word, else the default."""
     return recipe.resources.get(step.name, step.resources)
+
+
+def threads(recipe: Recipe, step: Step) -> dict[str, str]:
+    """The variables that hold a step's libraries to its share of the processor, alike on all runners."""
+    count = str(math.ceil(resources(recipe, step).cpu))
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), count)
 
 
 def recipe_part(recipe: Recipe, step: Step) -> dict[str, object]:

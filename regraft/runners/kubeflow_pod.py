@@ -160,12 +160,13 @@ def _confusion(store: Store, manifest: Manifest, declared: Recipe, folder: Path)
         return {}
     import pyarrow.parquet
 
-    files = store.fetch(f"evaluate/{manifest.identity}", manifest, folder, only=("predictions.parquet",))
-    table = pyarrow.parquet.read_table(files / "predictions.parquet", columns=["label", "predicted"])
     labels = declared.data.labels
+    columns = [f"challenger.p{i}" for i in range(len(labels))]
+    files = store.fetch(f"evaluate/{manifest.identity}", manifest, folder, only=("predictions.parquet",))
+    rows = pyarrow.parquet.read_table(files / "predictions.parquet", columns=["label", *columns])
     counts = [[0] * len(labels) for _ in labels]
-    for true, predicted in zip(table["label"].to_pylist(), table["predicted"].to_pylist(), strict=True):
-        counts[true][predicted] += 1
+    for true, *given in zip(*(rows[name].to_pylist() for name in ("label", *columns)), strict=True):
+        counts[true][given.index(max(given))] += 1
     matrix = {"annotationSpecs": [{"displayName": x} for x in labels], "rows": [{"row": row} for row in counts]}
     return {"confusionMatrix": matrix}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import re
 import signal
@@ -121,9 +120,7 @@ def run(
 
 def _environment(declared: Recipe, step: pipeline.Step, given: Mapping[str, str]) -> dict[str, str]:
     """The variables of a step: its share of the processor is what its libraries may use, as in a container."""
-    threads = str(math.ceil(pipeline.resources(declared, step).cpu))
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, threads), "PYTHONUNBUFFERED": "1", **given}
+    return {**os.environ, **pipeline.threads(declared, step), "PYTHONUNBUFFERED": "1", **given}
 
 
 def _attempts(

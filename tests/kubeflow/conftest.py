@@ -20,7 +20,7 @@ def regraft(*arguments: object, **environment: str) -> subprocess.CompletedProce
     """Runs the command line in kfp's environment."""
     if not KFP.exists():
         pytest.skip("Kubeflow's environment is not there: make kfp")
-    command = [str(KFP), "/tmp/kfpx/shimcli.py", *map(str, arguments)]
+    command = [str(KFP.with_name("regraft")), *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
 
 

@@ -43,7 +43,9 @@ def use_environments(python: str, folder: str) -> list[dict[str, Any]]:
 
         def run(self) -> status.Status:
             begin = time.monotonic()
-            code = subprocess_task_handler.run_local_subprocess(["env", "-C", folder, *self.command])
+            code = subprocess_task_handler.run_local_subprocess(
+                ["env", "-C", folder, *self.command], env_vars=self.environment
+            )
             seconds = time.monotonic() - begin
             started.append({"step": self.command[3], "image": self.image, "code": code, "seconds": seconds})
             return status.Status.FAILURE if code else status.Status.SUCCESS

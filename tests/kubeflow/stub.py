@@ -40,7 +40,9 @@ def work(context):
         os.kill(os.getpid(), signal.SIGKILL)
     if NAME == "evaluate":
         import pyarrow, pyarrow.parquet
-        rows = pyarrow.table({"label": [0, 0, 1, 1, 1], "predicted": [0, 1, 1, 1, 0]})
+        sure = [0.9, 0.1, 0.1, 0.1, 0.9]  # of the label 0
+        challenger = {"challenger.p0": sure, "challenger.p1": [1 - p for p in sure]}
+        rows = pyarrow.table({"label": [0, 0, 1, 1, 1], **challenger})
         pyarrow.parquet.write_table(rows, context.out / "predictions.parquet")
         (context.out / "report.html").write_text("<h1>promote</h1>")
     metrics = {"challenger": {"accuracy": 0.6}, "rows": 5, "verdict": "promote"}
