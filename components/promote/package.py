@@ -44,7 +44,7 @@ def logged_model(context: Context, client: Any, *, model: Manifest, run_id: str)
             task=context.recipe.task,
             input_example=texts[:2],
             signature=_signature(context),
-            model_config={"top_k": None, "truncation": True, "max_length": classifier.max_length},
+            model_config={"truncation": True, "max_length": classifier.max_length},
             pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS],
             tags={IDENTITY_TAG: model.identity},
         )
@@ -61,7 +61,7 @@ def _signature(context: Context) -> Any:
     from mlflow.types import ColSpec, Schema
 
     return ModelSignature(
-        inputs=Schema([ColSpec("string", "text")]),
+        inputs=Schema([ColSpec("string")]),
         outputs=Schema([ColSpec("string", "label"), ColSpec("double", "score")]),
     )
 

@@ -46,6 +46,8 @@ def register(context: Context, client: Any, *, model: Manifest, verdict: Verdict
         assert version is not None  # noqa: S101  it was created above
         client.set_registered_model_alias(name, "challenger", str(version))
     except MlflowException as error:
+        if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
+            raise  # asking again would not help: a bug
         raise Temporary(
             f"MLflow did not take the registration: {str(error).splitlines()[0]}",
             state="the champion is unchanged",

@@ -30,7 +30,10 @@ class Classifier:
 def _base(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
     """The base model with a new head and its tokenizer. The head is random: seed before calling."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()  # it warns of the fresh head, which is meant
+    logging.disable_progress_bar()
     declared = recipe.base_model
     name, options = sources.pretrained(declared.source, declared.revision, folder)
     labels = dict(enumerate(recipe.data.labels))
