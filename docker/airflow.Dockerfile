@@ -1,0 +1,34 @@
+# Airflow with regraft's DAGs; the steps run in pods of their own.
+ARG PYTHON=python:3.11-slim-bookworm
+
+FROM ${PYTHON} AS build
+COPY requirements/airflow.txt /tmp/requirements.txt
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv --without-pip /opt/airflow-env \
+ && python -m pip --python /opt/airflow-env install --no-deps --require-hashes -r /tmp/requirements.txt
+COPY regraft /app/regraft
+COPY dags /app/dags
+RUN /opt/airflow-env/bin/python -m compileall -q /app /opt/airflow-env/lib
+
+FROM ${PYTHON}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG SOURCE=""
+LABEL org.opencontainers.image.title="regraft-airflow" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/airflow-env /opt/airflow-env
+COPY --from=build /app /app
+# The steps are pods; importing a DAG needs no step's code.
+ENV PATH=/opt/airflow-env/bin:/usr/local/bin:/usr/bin:/bin PYTHONPATH=/app PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 AIRFLOW_HOME=/tmp/airflow AIRFLOW__CORE__DAGS_FOLDER=/app/dags \
+    AIRFLOW__CORE__LOAD_EXAMPLES=False REGRAFT_AIRFLOW_MODE=kubernetes
+WORKDIR /tmp
+USER 50000:0
+EXPOSE 8080
+HEALTHCHECK --interval=20s --timeout=5s --start-period=120s \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/api/v2/monitor/health', timeout=4)"]
+ENTRYPOINT ["airflow"]
+CMD ["standalone"]

@@ -1,0 +1,49 @@
+# Triton Inference Server with what regraft's models need: tokenizers, ONNX Runtime, numpy.
+# The default stands on NVIDIA's release. Where that cannot be pulled (and no GPU is needed):
+#   --build-arg BASE=pypi
+# puts the tritonserver that a PyPI package ships on the Python image. Both have the same entry point.
+ARG BASE=nvidia
+ARG NVIDIA=nvcr.io/nvidia/tritonserver:26.09-pyt-python-py3
+ARG PYTHON=python:3.11-slim-bookworm
+
+FROM ${PYTHON} AS build
+COPY requirements/serving.txt requirements/tritonserver.txt /tmp/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv --without-pip /opt/regraft \
+ && python -m pip --python /opt/regraft install --no-deps --require-hashes -r /tmp/serving.txt \
+ && python -m pip install --no-deps --require-hashes --target /tmp/wheel -r /tmp/tritonserver.txt
+COPY regraft /app/regraft
+COPY components/__init__.py /app/components/__init__.py
+COPY components/deploy /app/components/deploy
+RUN cd /app \
+ && /opt/regraft/bin/python -m components.deploy.tritonserver --wheel-dir /tmp/wheel --to /opt/tritonserver \
+ && /opt/regraft/bin/python -m compileall -q /app /opt/regraft/lib
+
+FROM ${PYTHON} AS pypi
+COPY --from=build /opt/regraft /opt/regraft
+COPY --from=build /opt/tritonserver /opt/tritonserver
+ENV PATH=/opt/regraft/bin:/usr/local/bin:/usr/bin:/bin
+
+# NVIDIA's Python backend runs models with the Python of its image, so the packages go there.
+FROM ${NVIDIA} AS nvidia
+COPY requirements/serving.txt /tmp/requirements.txt
+RUN pip install --no-cache-dir --no-deps --require-hashes --break-system-packages -r /tmp/requirements.txt
+
+FROM ${BASE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG SOURCE=""
+LABEL org.opencontainers.image.title="regraft-triton" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /app /app
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp REGRAFT_TRITONSERVER=/opt/tritonserver
+WORKDIR /app
+USER 10001:10001
+EXPOSE 8000 8001 8002
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
+  CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=4)"]
+ENTRYPOINT ["python3", "-m", "components.deploy.serve"]
+CMD ["--repository=/models"]
