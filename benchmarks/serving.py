@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,9 +105,15 @@ def triton(recipe: recipes.Recipe, classifier: Classifier, folder: Path) -> Iter
 @contextmanager
 def process(command: list[str], ping: str, log: Path, folder: Path) -> Iterator[None]:
     """A server in a process group of its own, until the block ends."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # mlflow starts uvicorn by name
     with log.open("wb") as output:
         started = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, cwd=folder, env={**os.environ}
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=folder,
+            env={**os.environ, "PATH": path},
         )
     try:
         deadline = time.monotonic() + 180
@@ -122,7 +128,8 @@ def process(command: list[str], ping: str, log: Path, folder: Path) -> Iterator[
             time.sleep(0.3)
         yield
     finally:
-        os.killpg(started.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
         started.wait()
 
 

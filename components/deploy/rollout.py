@@ -184,6 +184,8 @@ def _restore(
     if not existed:
         repository.remove(version)
     repository.clean()
+    with suppress(OSError):
+        repository.folder.rmdir()  # only when nothing is in it
 
 
 def _remove_old(store: Store, repository: Repository, versions: list[int]) -> None:
