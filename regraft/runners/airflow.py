@@ -305,7 +305,7 @@ def doctor(recipes: Path) -> DAG:
                     recipe="{{ regraft_texts[" + repr(declared.name) + "] }}",
                     arguments=["--store", settings.store, "--repair"],
                     environment={"REGRAFT_WHO": "airflow regraft_doctor"},
-                    links=(),
+                    skips=False,
                     doc_md=f"`python -m components.{name}.follow --repair` for {declared.name}.",
                     execution_timeout=timedelta(minutes=step.timeout_minutes),
                 )

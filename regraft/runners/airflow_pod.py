@@ -21,8 +21,9 @@ WRITE_RECIPE = f"import os; open('{RECIPE}', 'w', encoding='utf-8').write(os.env
 class StepPod(KubernetesPodOperator):
     """A pod that runs a step; its exit code decides what Airflow does next, as with a process."""
 
-    def __init__(self, *, links: tuple[BaseOperatorLink, ...] = (), **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(self, *, skips: bool = True, links: tuple[BaseOperatorLink, ...] = (), **arguments: Any) -> None:
+        super().__init__(skip_on_exit_code=int(Exit.REFUSED) if skips else None, **arguments)
+        self.skips = skips
         self.operator_extra_links = links
 
     def cleanup(self, pod: Any, remote_pod: Any, *arguments: Any, **named: Any) -> None:
@@ -32,7 +33,7 @@ class StepPod(KubernetesPodOperator):
             raise
         except AirflowException as error:
             code = exit_code(remote_pod, self.base_container_name)
-            airflow_step.end(self.task_id, code if code else Exit.TEMPORARY, str(error))
+            airflow_step.end(self.task_id, code if code else Exit.TEMPORARY, str(error), skips=self.skips)
 
 
 def exit_code(remote_pod: Any, container: str) -> int | None:
@@ -64,7 +65,6 @@ def pod(
         labels={"regraft/step": step.name},
         durable=True,
         do_xcom_push=False,
-        skip_on_exit_code=int(Exit.REFUSED),
         on_finish_action="delete_succeeded_pod",
         termination_grace_period=airflow_step.GRACE_SECONDS,
         startup_timeout_seconds=900,

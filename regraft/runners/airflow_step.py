@@ -32,16 +32,17 @@ GRACE_SECONDS = 120
 """How long a step that was told to stop may take to save its work."""
 
 
-def end(step: str, code: int, said: str) -> None:
+def end(step: str, code: int, said: str, *, skips: bool = True) -> None:
     """Turns a step's exit code into what Airflow does next.
 
     Args:
         code: exit code; negative or above 128 when a signal ended it.
         said: the step's last words.
+        skips: whether a refusal is a skip; the doctor's is a failure: something could not be mended.
     """
     if code == Exit.DONE:
         return
-    if code == Exit.REFUSED:
+    if code == Exit.REFUSED and skips:
         raise AirflowSkipException(said or f"{step} was refused by a gate")
     if code == Exit.TEMPORARY or code < 0 or code > 128:
         raise AirflowException(f"{said or f'{step} was killed'}\n(exit code {code}: it is tried again)")
@@ -57,6 +58,7 @@ class StepProcess(BaseOperator):
         arguments: what follows `--recipe FILE`.
         environment: variables beside those of the worker.
         python: the interpreter of the components' environment.
+        skips: whether a refusal is a skip; see `end`.
     """
 
     template_fields = ("recipe", "arguments", "environment")
@@ -71,6 +73,7 @@ class StepProcess(BaseOperator):
         arguments: list[str],
         environment: dict[str, str],
         python: str,
+        skips: bool = True,
         links: tuple[BaseOperatorLink, ...] = (),
         **kwargs: Any,
     ) -> None:
@@ -80,6 +83,7 @@ class StepProcess(BaseOperator):
         self.arguments = arguments
         self.environment = environment
         self.python = python
+        self.skips = skips
         self.operator_extra_links = links
         self._process: subprocess.Popen[str] | None = None
 
@@ -107,7 +111,7 @@ class StepProcess(BaseOperator):
             code = self._process.wait()
         name = self.module.split(".")[1]
         first = next((i for i, line in enumerate(words) if line.startswith(f"{name}: ")), len(words) - 1)
-        end(name, code, "\n".join(list(words)[max(first, 0) :]))
+        end(name, code, "\n".join(list(words)[max(first, 0) :]), skips=self.skips)
 
     def on_kill(self) -> None:
         """Passes the end of the task on as SIGTERM, and waits until the step has saved its work."""

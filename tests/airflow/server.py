@@ -1,0 +1,150 @@
+"""A real Airflow on loopback: api-server, scheduler, dag-processor and triggerer, each a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.airflow.laptop import AIRFLOW, ROOT
+
+PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+
+
+class Airflow:
+    """Starts it, talks to its REST API, and ends it."""
+
+    def __init__(self, home: Path, environment: dict[str, str], cwd: Path) -> None:
+        self.home, self.cwd = home, cwd
+        home.mkdir(parents=True, exist_ok=True)
+        self.port, logs, triggers = free_port(), free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        settings = [line.split("=", 1) for line in (ROOT / "dags/local.env").read_text().splitlines() if "=" in line]
+        self.environment = {
+            **os.environ,
+            **{name: value for name, value in settings if not name.startswith("#")},
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "AIRFLOW__API__PORT": str(self.port),
+            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of this test alone, long enough for HS512: " + "x" * 32,
+            "AIRFLOW__API__SECRET_KEY": "a secret of this test alone",
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(logs),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(triggers),
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+            "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "10",
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
+            **environment,
+        }
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.token = ""
+
+    def start(self) -> None:
+        subprocess.run([AIRFLOW, "db", "migrate"], env=self.environment, check=True, capture_output=True)
+        for part in PARTS:
+            self.start_part(part)
+        self.until(self._healthy, "Airflow is healthy", 240)
+        self.token = self.call("GET", "/auth/token", api="")["access_token"]
+
+    def _healthy(self) -> bool:
+        health = self.call("GET", "/monitor/health")
+        return all(health[part]["status"] == "healthy" for part in ("scheduler", "dag_processor", "triggerer"))
+
+    def start_part(self, part: str) -> None:
+        skip = ["--skip-serve-logs"] if part in ("scheduler", "triggerer") else []
+        with (self.home / f"{part}.log").open("ab") as log:
+            self.processes[part] = subprocess.Popen(
+                [AIRFLOW, part, *skip],
+                env=self.environment,
+                cwd=self.cwd,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill_part(self, part: str) -> None:
+        """Kills a part and all its processes at once, as a node that loses power does."""
+        process = self.processes.pop(part)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            try:
+                os.killpg(process.pid, signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+        for process in self.processes.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def call(self, method: str, path: str, body: Any = None, *, api: str = "/api/v2") -> Any:
+        request = urllib.request.Request(
+            f"{self.url}{api}{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{method} {path}: {error.code} {error.read().decode()}") from error
+
+    def until(self, holds: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+        """Waits until something holds, and gives what it gave."""
+        deadline, last = time.monotonic() + seconds, ""
+        while time.monotonic() < deadline:
+            try:
+                if found := holds():
+                    return found
+            except (OSError, AssertionError) as error:
+                last = str(error)
+            time.sleep(0.3)
+        raise AssertionError(f"after {seconds} s not yet: {what}; {last}")
+
+    def unpause(self, dag: str) -> None:
+        self.until(lambda: self.call("PATCH", f"/dags/{dag}", {"is_paused": False}), f"{dag} is known")
+
+    def trigger(self, dag: str, conf: dict[str, Any] | None = None, when: str | None = None) -> str:
+        self.unpause(dag)
+        return str(self.call("POST", f"/dags/{dag}/dagRuns", {"logical_date": when, "conf": conf or {}})["dag_run_id"])
+
+    def runs(self, dag: str) -> list[dict[str, Any]]:
+        return list(self.call("GET", f"/dags/{dag}/dagRuns")["dag_runs"])
+
+    def states(self, dag: str, run: str) -> dict[str, str]:
+        found = self.call("GET", f"/dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
+        return {task["task_id"]: task["state"] for task in found}
+
+    def finished(self, dag: str, run: str, seconds: float = 180) -> dict[str, str]:
+        """Waits for the end of a run and gives the states of its tasks."""
+        end = ("success", "failed")
+        try:
+            self.until(lambda: self.call("GET", f"/dags/{dag}/dagRuns/{run}")["state"] in end, f"{run} ends", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; tasks: {self.states(dag, run)}") from error
+        return self.states(dag, run)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

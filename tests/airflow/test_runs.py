@@ -1,0 +1,170 @@
+"""What becomes of a run in Airflow, by `dag.test()`: tasks in this process, steps as real processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from regraft.ledger import Entry, Ledger
+from tests.airflow.conftest import load
+from tests.airflow.laptop import STEPS_PYTHON, Laptop
+
+pytestmark = pytest.mark.usefixtures("database")
+MONDAY = datetime(2026, 11, 23, 2, tzinfo=UTC)
+RUN = "2026-11-23T02-00"
+
+
+def run(name: str, conf: dict[str, Any] | None = None, when: datetime = MONDAY) -> dict[str, str]:
+    """Runs a recipe's DAG and gives the state of each task."""
+    dag = load("retrain.py")[name]
+    dag.deadline = None  # Airflow 3.3's dag.test() cannot end a run with one; tests/airflow/test_scheduler.py keeps it
+    done = dag.test(logical_date=when, run_conf=conf)
+    return {task.task_id: str(task.state) for task in done.get_task_instances()}
+
+
+def states(*values: str) -> dict[str, str]:
+    return dict(zip(("validate", "finetune", "evaluate", "promote", "deploy"), values, strict=True))
+
+
+def ledger(laptop: Laptop, name: str) -> list[Entry]:
+    return Ledger(laptop.store(name)).entries()
+
+
+@pytest.fixture
+def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """What a server that stands for Slack was told."""
+    told: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: Any) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("REGRAFT_WEBHOOK", f"http://127.0.0.1:{server.server_port}/")
+    yield told
+    server.shutdown()
+
+
+def test_a_run_promotes_and_a_second_one_of_its_window_is_all_cache_hits(laptop: Laptop) -> None:
+    laptop.recipe("done")
+    assert run("done") == states(*["success"] * 5)
+    first, worked = laptop.identities("done", RUN), laptop.log()
+    (entry,) = ledger(laptop, "done")
+    assert entry.who.startswith("airflow manual__")
+    assert run("done") == states(*["success"] * 5)
+    assert laptop.identities("done", RUN) == first
+    assert laptop.log() == worked, "nothing worked again"
+
+
+def test_airflow_and_the_local_runner_give_the_same_identities(laptop: Laptop) -> None:
+    laptop.recipe("same")
+    code = (
+        "from unittest.mock import MagicMock; from regraft.runners import local; import sys\n"
+        "local.run(sys.argv[1], store=sys.argv[2], run=sys.argv[3], logs=sys.argv[4], watcher=MagicMock())"
+    )
+    arguments = [str(laptop.recipes / "same.yaml"), laptop.environment["REGRAFT_STORE"], RUN, str(laptop.folder)]
+    subprocess.run([STEPS_PYTHON, "-c", code, *arguments], check=True, capture_output=True)
+    local, worked = laptop.identities("same", RUN), laptop.log()
+    snapshot = laptop.store("same").read(f"runs/{RUN}/recipe.yaml")
+    assert run("same") == states(*["success"] * 5)
+    assert laptop.identities("same", RUN) == local
+    assert laptop.log() == worked, "every step was a cache hit"
+    assert laptop.store("same").read(f"runs/{RUN}/recipe.yaml") == snapshot
+
+
+def test_a_refused_step_and_all_after_it_are_skipped_and_people_are_told(
+    laptop: Laptop, webhook: list[dict[str, Any]]
+) -> None:
+    laptop.recipe("refused")
+    laptop.mode("evaluate", "refuse")
+    assert run("refused") == states("success", "success", "skipped", "skipped", "skipped")
+    assert ledger(laptop, "refused") == []
+    assert len(webhook) == 1
+    assert "refused: evaluate was skipped" in webhook[0]["text"]
+    assert "too few rows" in webhook[0]["text"]
+
+
+@pytest.mark.parametrize("mode", ["temporary once", "kill once"])
+def test_what_is_temporary_is_tried_again(laptop: Laptop, mode: str) -> None:
+    laptop.recipe("again")
+    laptop.mode("finetune", mode)
+    assert run("again") == states(*["success"] * 5)
+    assert laptop.log().count(f"started finetune {RUN}") == 2
+    assert len(ledger(laptop, "again")) == 1
+
+
+def test_bad_input_fails_at_once_and_people_are_told(laptop: Laptop, webhook: list[dict[str, Any]]) -> None:
+    laptop.recipe("bad")
+    laptop.mode("validate", "bad")
+    assert run("bad") == states("failed", *["upstream_failed"] * 4)
+    assert laptop.log().count(f"started validate {RUN}") == 1
+    assert "the data is not there" in webhook[0]["text"]
+    assert "bring it" in webhook[0]["text"]
+
+
+def test_a_dry_run_stops_before_promote(laptop: Laptop) -> None:
+    laptop.recipe("dry")
+    assert run("dry", {"dry_run": True}) == states("success", "success", "success", "skipped", "skipped")
+    assert ledger(laptop, "dry") == []
+
+
+def test_overrides_travel_as_a_recipe_and_are_a_run_of_their_own(laptop: Laptop) -> None:
+    text = laptop.recipe("changed")
+    run("changed")
+    run("changed", {"training": {"epochs": 3}})
+    (name,) = [n for n in laptop.store("changed").names("runs") if n != RUN]
+    assert name.startswith(f"{RUN}.")
+    assert laptop.store("changed").read(f"runs/{RUN}/recipe.yaml").decode() == text
+    assert b"epochs: 3" in laptop.store("changed").read(f"runs/{name}/recipe.yaml")
+    plain, other = laptop.identities("changed", RUN), laptop.identities("changed", name)
+    assert plain["validate"] == other["validate"]
+    assert plain["finetune"] != other["finetune"]
+
+
+@pytest.mark.parametrize("conf", [{"training": {"epoch": 3}}, {"training": {"epochs": -1}}, {"run": "yesterday"}])
+def test_the_form_refuses_what_the_schema_refuses(laptop: Laptop, conf: dict[str, Any]) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    laptop.recipe("form")
+    with pytest.raises((ParamValidationError, ValueError)):
+        run("form", conf)
+    assert laptop.log() == []
+
+
+def test_force_works_again_but_keeps_what_a_champion_stands_on(laptop: Laptop) -> None:
+    laptop.recipe("forced")
+    run("forced")
+    first = laptop.identities("forced", RUN)
+    assert run("forced", {"force": True}) == states(*["success"] * 5)
+    again = laptop.log()[len(laptop.log()) // 2 :]
+    assert laptop.log().count(f"worked validate {RUN}") == 2
+    assert laptop.log().count(f"worked finetune {RUN}") == 1, again
+    assert laptop.identities("forced", RUN) == first
+    assert len(ledger(laptop, "forced")) == 1
+
+
+def test_a_run_of_an_earlier_window_is_asked_for_by_its_id(laptop: Laptop) -> None:
+    laptop.recipe("earlier")
+    run("earlier", {"run": "2026-11-02T02-00"})
+    assert laptop.store("earlier").names("runs") == ["2026-11-02T02-00"]
+
+
+def test_the_doctor_follows_every_recipe(laptop: Laptop) -> None:
+    laptop.recipe("one")
+    laptop.recipe("two")
+    done = load("doctor.py")["dag"].test()
+    assert {task.task_id: str(task.state) for task in done.get_task_instances()} == {
+        f"{name}.{server}": "success" for name in ("one", "two") for server in ("mlflow", "triton")
+    }
