@@ -67,7 +67,9 @@ def deploy(
         progress(0.2, "build")
         built = export.build(recipe, entry, classifier(), scratch / "built", settings=settings(recipe))
     if out is not None:
-        shutil.copytree(built or place.repository.directory(entry.version), out / "version", dirs_exist_ok=True)
+        made = built or place.repository.directory(entry.version)
+        compiled = shutil.ignore_patterns("__pycache__")  # Triton's Python backend leaves it where it serves from
+        shutil.copytree(made, out / "version", dirs_exist_ok=True, ignore=compiled)
     golden = goldens.of(store=store, recipe=recipe, entry=entry, classifier=classifier, folder=scratch / "holdout")
     try:
         measured = rollout.roll_out(
