@@ -165,6 +165,12 @@ def cron(schedule: Schedule, *, cluster: Cluster) -> str:
     """
     if schedule.cron is None:
         raise BadInput("Kubeflow has no assets: it starts runs by cron only", where="schedule.asset")
+    if schedule.cron is None:
+        raise BadInput(
+            "Kubeflow starts runs by the clock, not when an asset changes",
+            where="schedule.asset",
+            next="write schedule.cron instead, or schedule this recipe with Airflow",
+        )
     if schedule.timezone != cluster.timezone:
         raise BadInput(
             f"Kubeflow runs all schedules in one time zone, {cluster.timezone}; the recipe says {schedule.timezone}",

@@ -151,6 +151,11 @@ def test_a_cron_expression_that_kubeflow_would_misread_is_refused(expression: st
         kubeflow.cron(Schedule(cron=expression), cluster=Cluster())
 
 
+def test_a_recipe_that_waits_for_an_asset_is_refused() -> None:
+    with pytest.raises(BadInput, match="by the clock"):
+        kubeflow.cron(Schedule(asset="s3://bucket/reviews"), cluster=Cluster())
+
+
 def test_a_schedule_in_another_time_zone_than_kubeflows_is_refused() -> None:
     schedule = Schedule(cron="0 3 * * 1", timezone="Europe/Berlin")
     with pytest.raises(BadInput, match="all schedules in one time zone, UTC"):
