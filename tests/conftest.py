@@ -1,0 +1,71 @@
+"""Real servers and a small world, shared by all tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import champions
+from tests.tiny import Tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a BERT with 2 layers and random weights, with its tokenizer."""
+    return champions.base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real MLflow server on SQLite that serves artifacts itself."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
+    command += [f"--backend-store-uri=sqlite:///{folder}/mlflow.db", "--serve-artifacts"]
+    command += [f"--artifacts-destination={folder}/artifacts"]
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, env={**os.environ, **settings}, stdout=log, stderr=log, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=5)
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def evaluated(tiny_base: Path, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A world in which a run has passed validate, finetune and evaluate. Do not change it: see `tiny`."""
+    world = Tiny(tmp_path_factory.mktemp("evaluated"), tiny_base, {"MLFLOW_TRACKING_URI": mlflow_server})
+    world.through("validate", "finetune", "evaluate")
+    return world
+
+
+@pytest.fixture
+def tiny(evaluated: Tiny, tmp_path: Path) -> Tiny:
+    """A world of one's own in which a run has passed validate, finetune and evaluate."""
+    shutil.copytree(evaluated.folder / "store", tmp_path / "store")
+    return Tiny(tmp_path, evaluated.base, evaluated.environment)

@@ -1,0 +1,185 @@
+"""The statistics that decide about promotion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score
+
+from regraft import gate
+from regraft.recipe import ForgettingGate, Gates, SliceGate
+
+GATES = Gates(metric="accuracy", margin=0.02, min_rows=100)
+
+
+def model(labels: Any, *, right: float, seed: int, classes: int = 2, sure: float = 0.9) -> Any:
+    """Probabilities of a model that is right on a given share of rows."""
+    chance = np.random.default_rng(seed)
+    correct = chance.random(len(labels)) < right
+    answers = np.where(correct, labels, (labels + 1 + chance.integers(classes - 1, size=len(labels))) % classes)
+    return np.where(np.eye(classes)[answers] == 1, sure, (1 - sure) / (classes - 1))
+
+
+def labels_of(rows: int, classes: int = 2) -> Any:
+    return np.random.default_rng(7).integers(classes, size=rows)
+
+
+def judge(labels: Any, ours: Any, theirs: Any = None, gates: Gates = GATES, **more: Any) -> gate.Verdict:
+    slices = more.pop("slices", {})
+    answers = gate.Answers(labels=labels, challenger=ours, champion=theirs, slices=slices)
+    rows = gate.Rows(holdout=len(labels), clean=len(labels), contaminated=0)
+    champion = {"champion": "old", "version": 1} if theirs is not None else {}
+    return gate.judge(answers, gates, rows=rows, challenger="new", **champion, **more)
+
+
+LABELS = labels_of(2000)
+
+
+def test_better_is_promoted_worse_is_rejected_and_unclear_is_held() -> None:
+    champion = model(LABELS, right=0.85, seed=1)
+    assert judge(LABELS, model(LABELS, right=0.90, seed=2), champion).verdict == "promote"
+    assert judge(LABELS, model(LABELS, right=0.78, seed=3), champion).verdict == "reject"
+    unclear = judge(LABELS, model(LABELS, right=0.845, seed=4), champion)
+    assert unclear.difference is not None
+    assert unclear.difference.low < -GATES.margin < 0 < unclear.difference.high
+    assert unclear.verdict == "hold"
+
+
+def test_a_model_equal_to_the_champion_is_promoted_since_it_is_provably_no_worse() -> None:
+    champion = model(LABELS, right=0.85, seed=1)
+    verdict = judge(LABELS, champion.copy(), champion)
+    assert verdict.difference is not None
+    assert (verdict.difference.point, verdict.difference.low, verdict.difference.high) == (0, 0, 0)
+    assert verdict.difference.mcnemar_p == 1
+    assert verdict.verdict == "promote"
+
+
+def test_a_small_loss_within_the_margin_is_held_so_that_losses_cannot_add_up() -> None:
+    champion = model(LABELS, right=0.85, seed=1)
+    challenger = champion.copy()
+    lost = np.flatnonzero(champion.argmax(axis=1) == LABELS)[:4]
+    challenger[lost] = challenger[lost][:, ::-1]
+    verdict = judge(LABELS, challenger, champion, GATES.model_copy(update={"margin": 0.05}))
+    assert verdict.difference is not None
+    assert verdict.difference.low > -0.05
+    assert verdict.verdict != "promote"
+
+
+def test_swapping_the_models_mirrors_the_difference() -> None:
+    one, two = model(LABELS, right=0.85, seed=1), model(LABELS, right=0.88, seed=2)
+    there = gate.difference(LABELS, one, two, metric="f1_macro", confidence=0.95)
+    back = gate.difference(LABELS, two, one, metric="f1_macro", confidence=0.95)
+    assert there.point == pytest.approx(-back.point)
+    assert there.low == pytest.approx(-back.high, abs=0.002)
+    assert there.high == pytest.approx(-back.low, abs=0.002)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 5))
+def test_points_are_those_of_scikit_learn(seed: int, classes: int) -> None:
+    labels = np.random.default_rng(seed).integers(classes, size=200)
+    answers = model(labels, right=0.7, seed=seed + 1, classes=classes)
+    found = gate.scores(labels, answers, confidence=0.9)
+    predicted = answers.argmax(axis=1)
+    assert found["accuracy"].point == pytest.approx(accuracy_score(labels, predicted), abs=1e-6)
+    macro = f1_score(labels, predicted, labels=range(classes), average="macro", zero_division=0)
+    assert found["f1_macro"].point == pytest.approx(macro, abs=1e-6)
+    assert all(interval.low <= interval.point <= interval.high for interval in found.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_rows_does_not_matter(seed: int) -> None:
+    one, two = model(LABELS, right=0.85, seed=1), model(LABELS, right=0.86, seed=2)
+    order = np.random.default_rng(seed).permutation(len(LABELS))
+    assert judge(LABELS[order], one[order], two[order]) == judge(LABELS, one, two)
+
+
+def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
+    truth, covered, trials = 0.05, 0, 200
+    for trial in range(trials):
+        labels = np.random.default_rng(trial).integers(2, size=400)
+        one, two = model(labels, right=0.85, seed=trial + 1000), model(labels, right=0.80, seed=trial + 2000)
+        found = gate.difference(labels, one, two, metric="accuracy", confidence=0.9)
+        covered += found.low <= truth <= found.high
+    assert 0.84 <= covered / trials <= 0.96  # 0.9 give or take three standard errors
+
+
+def test_without_a_champion_only_floors_and_ceilings_apply() -> None:
+    good = judge(LABELS, model(LABELS, right=0.8, seed=1), gates=GATES.model_copy(update={"floors": {"accuracy": 0.7}}))
+    assert good.verdict == "promote"
+    assert "there is no champion yet" in good.sentence
+    low = judge(LABELS, model(LABELS, right=0.6, seed=1), gates=GATES.model_copy(update={"floors": {"accuracy": 0.7}}))
+    assert low.verdict == "reject"
+    assert "floor accuracy" in low.sentence
+
+
+def test_too_few_clean_rows_hold() -> None:
+    labels = labels_of(60)
+    verdict = judge(labels, model(labels, right=0.9, seed=1), model(labels, right=0.85, seed=1))
+    assert verdict.verdict == "hold"
+    assert "60 clean holdout rows, 100 needed" in verdict.sentence
+
+
+def test_a_slice_that_got_surely_worse_rejects_what_is_better_on_the_whole() -> None:
+    rare = np.arange(len(LABELS)) < 300
+    champion = model(LABELS, right=0.85, seed=1)
+    challenger = np.where(rare[:, None], model(LABELS, right=0.6, seed=2), model(LABELS, right=0.95, seed=3))
+    verdict = judge(LABELS, challenger, champion, slices={"kind=rare": rare, "kind=usual": ~rare})
+    assert verdict.difference is not None
+    assert verdict.difference.low > 0
+    assert verdict.verdict == "reject"
+    assert "slice kind=rare" in verdict.sentence
+
+
+def test_a_slice_with_few_rows_is_shown_but_not_judged() -> None:
+    rare = np.arange(len(LABELS)) < 20
+    champion = model(LABELS, right=0.85, seed=1)
+    challenger = np.where(rare[:, None], champion[:, ::-1], model(LABELS, right=0.93, seed=3))
+    gates = GATES.model_copy(update={"slices": SliceGate(min_rows=50)})
+    verdict = judge(LABELS, challenger, champion, gates, slices={"kind=rare": rare})
+    assert [part.judged for part in verdict.slices] == [False]
+    assert verdict.verdict == "promote"
+
+
+def test_the_more_slices_the_wider_their_intervals() -> None:
+    champion, challenger = model(LABELS, right=0.85, seed=1), model(LABELS, right=0.86, seed=2)
+    half = np.arange(len(LABELS)) % 2 == 0
+    few = judge(LABELS, challenger, champion, slices={"a": half})
+    many = judge(LABELS, challenger, champion, slices={"a": half} | {f"b{i}": half for i in range(9)})
+    assert few.slices[0].difference is not None
+    assert many.slices[0].difference is not None
+    assert many.slices[0].difference.low < few.slices[0].difference.low
+
+
+def test_what_was_forgotten_on_the_anchor_set_rejects() -> None:
+    gates = GATES.model_copy(update={"forgetting": ForgettingGate(anchor="x", max_drop=0.02)})
+    champion, better = model(LABELS, right=0.85, seed=1), model(LABELS, right=0.92, seed=2)
+    forgot = gate.Answers(labels=LABELS, challenger=model(LABELS, right=0.6, seed=3), champion=champion)
+    kept = gate.Answers(labels=LABELS, challenger=better, champion=champion)
+    assert judge(LABELS, better, champion, gates, anchor=forgot).verdict == "reject"
+    assert judge(LABELS, better, champion, gates, anchor=kept).verdict == "promote"
+
+
+def test_a_model_that_is_surer_than_right_is_rejected_where_the_recipe_says_so() -> None:
+    gates = GATES.model_copy(update={"max_calibration_error": 0.1})
+    honest, boastful = model(LABELS, right=0.8, seed=1, sure=0.8), model(LABELS, right=0.8, seed=1, sure=0.99)
+    assert judge(LABELS, honest, gates=gates).verdict == "promote"
+    verdict = judge(LABELS, boastful, gates=gates)
+    assert verdict.challenger.calibration_error == pytest.approx(0.19, abs=0.03)
+    assert verdict.verdict == "reject"
+
+
+def test_the_verdict_names_no_measured_time_so_that_it_is_the_same_on_every_machine() -> None:
+    gates = GATES.model_copy(update={"max_latency_ms": 50.0})
+    answers = model(LABELS, right=0.8, seed=1)
+    assert judge(LABELS, answers, gates=gates, latency_ms=12.3) == judge(LABELS, answers, gates=gates, latency_ms=45.6)
+    assert judge(LABELS, answers, gates=gates, latency_ms=51.0).verdict == "reject"
+
+
+def test_a_verdict_survives_being_written_and_read() -> None:
+    verdict = judge(LABELS, model(LABELS, right=0.9, seed=2), model(LABELS, right=0.85, seed=1))
+    assert gate.Verdict.model_validate_json(verdict.model_dump_json()) == verdict
