@@ -44,7 +44,7 @@ def test_the_committed_pipeline_of_the_shipped_recipe_is_fresh(tmp_path: Path) -
     again = tmp_path / "again.yaml"
     done = regraft("compile", SHIPPED, "--to", "kfp", "--cluster", ROOT / "dags/cluster.yaml", "-o", again)
     assert done.returncode == 0, done.stderr
-    assert again.read_text() == COMPILED.read_text(), "make kfp writes it again"
+    assert again.read_text() == COMPILED.read_text(), "compile it again, as above"
 
 
 def test_the_pipeline_carries_its_recipe() -> None:
