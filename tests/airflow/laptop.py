@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +80,3 @@ class Laptop:
             assert manifest is not None
             found[step] = (identity, manifest.digest)
         return found
-
-
-AIRFLOW = str(Path(sys.executable).with_name("airflow"))

@@ -14,9 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.airflow.laptop import AIRFLOW, ROOT
-
-PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+from examples import airflow
 
 
 class Airflow:
@@ -25,56 +23,30 @@ class Airflow:
     def __init__(self, home: Path, environment: dict[str, str], cwd: Path) -> None:
         self.home, self.cwd = home, cwd
         home.mkdir(parents=True, exist_ok=True)
-        self.port, logs, triggers = free_port(), free_port(), free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        settings = [line.split("=", 1) for line in (ROOT / "dags/local.env").read_text().splitlines() if "=" in line]
-        self.environment = {
-            **os.environ,
-            **{name: value for name, value in settings if not name.startswith("#")},
-            "AIRFLOW_HOME": str(home),
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-            "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        given = {
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
-            "AIRFLOW__API__PORT": str(self.port),
-            "AIRFLOW__API__BASE_URL": self.url,
-            "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of this test alone, long enough for HS512: " + "x" * 32,
-            "AIRFLOW__API__SECRET_KEY": "a secret of this test alone",
-            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(logs),
-            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(triggers),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
             "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "10",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
-            **environment,
         }
+        self.environment = airflow.environment(home, self.port, {**given, **environment})
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.token = ""
 
     def start(self) -> None:
-        subprocess.run([AIRFLOW, "db", "migrate"], env=self.environment, check=True, capture_output=True)
-        for part in PARTS:
+        subprocess.run([airflow.AIRFLOW, "db", "migrate"], env=self.environment, check=True, capture_output=True)
+        for part in airflow.PARTS:
             self.start_part(part)
-        self.until(self._healthy, "Airflow is healthy", 240)
+        self.until(lambda: airflow.healthy(self.port), "Airflow is healthy", 240)
         self.token = self.call("GET", "/auth/token", api="")["access_token"]
 
-    def _healthy(self) -> bool:
-        health = self.call("GET", "/monitor/health")
-        return all(health[part]["status"] == "healthy" for part in ("scheduler", "dag_processor", "triggerer"))
-
     def start_part(self, part: str) -> None:
-        skip = ["--skip-serve-logs"] if part in ("scheduler", "triggerer") else []
-        with (self.home / f"{part}.log").open("ab") as log:
-            self.processes[part] = subprocess.Popen(
-                [AIRFLOW, part, *skip],
-                env=self.environment,
-                cwd=self.cwd,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.processes[part] = airflow.start(part, self.environment, cwd=self.cwd)
 
     def kill_part(self, part: str) -> None:
         """Kills a part and all its processes at once, as a node that loses power does."""
@@ -83,17 +55,7 @@ class Airflow:
         process.wait()
 
     def stop(self) -> None:
-        for process in self.processes.values():
-            try:
-                os.killpg(process.pid, signal.SIGTERM)
-            except ProcessLookupError:
-                continue
-        for process in self.processes.values():
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        airflow.stop(list(self.processes.values()))
 
     def call(self, method: str, path: str, body: Any = None, *, api: str = "/api/v2") -> Any:
         request = urllib.request.Request(

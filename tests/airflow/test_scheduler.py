@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,9 +74,8 @@ def test_killed_scheduler_and_killed_step_the_run_completes_and_nothing_is_regis
     assert airflow.finished("killed", run, 240) == ALL_DONE
     assert registered(laptop, "killed") == 1
     assert laptop.log().count("registered 1") == 1
-    step = int((laptop.marks / "pid").read_text())
-    with pytest.raises(ProcessLookupError):
-        os.kill(step, signal.SIG_DFL)  # the step of the killed scheduler does not run on beside its repetition
+    step = Path("/proc") / (laptop.marks / "pid").read_text() / "cmdline"  # empty for a zombie nobody waits for
+    assert not step.exists() or not step.read_bytes(), "the killed scheduler's step ran on beside its repetition"
 
 
 def test_backfill_gives_each_window_its_own_run(airflow: Airflow, laptop: Laptop) -> None:

@@ -1,0 +1,218 @@
+"""What a DAG looks like: its schedule, its tasks, its pods, and what it costs to parse."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.airflow.conftest import load
+from tests.airflow.laptop import ROOT, WEEKLY, Laptop
+
+CLUSTER = """\
+image: registry.example.com/ml/regraft-{step}:1
+pull_secrets: [pull]
+environment: {MLFLOW_TRACKING_URI: "http://mlflow:5000"}
+config_maps: {regraft-endpoints: [REGRAFT_TRITON_URLS]}
+secrets: {bucket: [AWS_SECRET_ACCESS_KEY]}
+service_account: regraft-pipeline
+run_as_user: 10001
+node_selector: {pool: ml}
+retries: 5
+steps:
+  finetune:
+    node_selector: {gpu: h100}
+    tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]
+  deploy: {volumes: {models: /models}}
+"""
+
+KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+clusters: [{name: none, cluster: {server: "http://127.0.0.1:1"}}]
+contexts: [{name: none, context: {cluster: none, user: none}}]
+users: [{name: none, user: {}}]
+current-context: none
+"""
+
+
+def parse(laptop: Laptop, code: str, **environment: str) -> Any:
+    """Loads dags/retrain.py in a fresh process and gives what `code` finds out, as JSON."""
+    program = f"""
+import importlib.util, json, sys, time
+began = time.perf_counter()
+spec = importlib.util.spec_from_file_location("retrain", {str(ROOT / "dags/retrain.py")!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+dags = {{name: value for name, value in vars(module).items() if type(value).__name__ == "DAG"}}
+print(json.dumps({code}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_airflows_rules_hold_for_the_dag_files() -> None:
+    ruff = Path(sys.executable).parents[2] / ".venv/bin/ruff"
+    command = [
+        ruff,
+        "check",
+        "--preview",
+        "--select",
+        "AIR",
+        "dags",
+        *Path(ROOT / "regraft/runners").glob("airflow*.py"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_dag_has_the_recipes_schedule_and_one_run_at_a_time(laptop: Laptop) -> None:
+    laptop.recipe("weekly")
+    dag = load("retrain.py")["weekly"]
+    assert (dag.catchup, dag.max_active_runs) == (False, 1)
+    assert "Europe/Berlin" in str(dag.timetable.timezone)
+    assert {"regraft", "text-classification"} <= set(dag.tags)
+    assert dag.task_ids == ["validate", "finetune", "evaluate", "promote", "deploy"]
+    for task in dag.tasks:
+        assert task.execution_timeout.total_seconds() >= 3600
+        assert task.retry_exponential_backoff
+        assert "python -m components." in task.doc_md
+
+
+def test_a_dag_survives_serialisation(laptop: Laptop) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    laptop.recipe("plain")
+    laptop.recipe("asks", "promotion: approval\n")
+    laptop.recipe("lands", text=WEEKLY[: WEEKLY.index("schedule:")] + "schedule: {asset: s3://bucket/x, watch: true}\n")
+    made = load("retrain.py")
+    for name in ("plain", "asks", "lands"):
+        data = json.loads(json.dumps(DagSerialization.to_dict(made[name])))
+        again = DagSerialization.from_dict(data)
+        assert again.task_ids == made[name].task_ids
+        second = json.loads(json.dumps(DagSerialization.to_dict(load("retrain.py")[name])))
+        assert second == data, "parsed twice it is the same: otherwise Airflow makes a version each time"
+    links = DagSerialization.from_dict(DagSerialization.to_dict(made["plain"])).get_task("deploy").operator_extra_links
+    assert [link.name for link in links] == ["Triton model"]
+
+
+def test_as_processes_nothing_heavy_is_imported(laptop: Laptop) -> None:
+    laptop.recipe("light")
+    names = '[name for name in ("torch", "mlflow", "kubernetes", "numpy", "pandas") if name in sys.modules]'
+    assert parse(laptop, names) == []
+
+
+def test_a_starting_task_parses_only_its_own_recipe(laptop: Laptop) -> None:
+    for name in ("one", "two"):
+        laptop.recipe(name)
+    code = "sorted(dags)"
+    assert parse(laptop, code) == ["one", "two"]
+    program = (
+        "from airflow.sdk.definitions.context import *; from airflow.sdk import get_parsing_context\n"
+        "from pathlib import Path; from regraft.runners import airflow; import sys\n"
+        "print(sorted(airflow.dags(Path('nowhere'))))"
+    )
+    environment = {**os.environ, "_AIRFLOW_PARSING_CONTEXT_DAG_ID": "two"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['two']"
+
+
+def test_two_hundred_recipes_parse_in_linear_time(laptop: Laptop) -> None:
+    """Measured in this process, warm; the bound is ten times what it takes, and a tenth of Airflow's time-out."""
+    seconds = {}
+    for count in (50, 200):
+        for number in range(count):
+            laptop.recipe(f"recipe-{number:03}")
+        load("retrain.py")
+        began = time.process_time()
+        assert len([name for name in load("retrain.py") if name.startswith("recipe-")]) == count
+        seconds[count] = time.process_time() - began
+    assert seconds[200] < 8 * seconds[50]
+    assert seconds[200] < 15
+
+
+def test_broken_recipes_are_one_error_with_every_line_and_the_others_stay(laptop: Laptop) -> None:
+    laptop.recipe("good")
+    laptop.recipe("bad", "wat: 1\n")
+    (laptop.recipes / "twin.yaml").write_text(WEEKLY.replace("name: reviews", "name: good"))
+    made = load("retrain.py")
+    assert "good" in made
+    assert "bad" not in made
+    with pytest.raises(Exception, match="recipes that do not hold: 2") as caught:
+        load("broken_recipes.py")
+    assert "wat: unknown key" in str(caught.value)
+    assert "another recipe here is called 'good' too" in str(caught.value)
+
+
+def pods(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    (laptop.folder / "cluster.yaml").write_text(CLUSTER)
+    (laptop.folder / "kubeconfig").write_text(KUBECONFIG)
+    monkeypatch.setenv("KUBECONFIG", str(laptop.folder / "kubeconfig"))
+    monkeypatch.setenv("REGRAFT_CLUSTER", str(laptop.folder / "cluster.yaml"))
+    laptop.recipe("pods", "resources: {finetune: {cpu: 4, memory: 16Gi, gpu: 2}}\n")
+    dag = load("retrain.py")["pods"]
+    return {task.task_id: task for task in dag.tasks}
+
+
+def test_a_pod_is_fully_specified(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = pods(laptop, monkeypatch)["finetune"]
+    assert (task.pool, task.pool_slots) == ("regraft_gpu", 2)
+    assert (task.durable, task.skip_on_exit_code, task.retries) == (True, [10], 5)
+    spec = task.build_pod_request_obj().to_dict()["spec"]
+    (container,) = spec["containers"]
+    assert container["image"] == "registry.example.com/ml/regraft-finetune:1"
+    assert container["command"] == ["python", "-m", "components.finetune"]
+    assert container["args"][:2] == ["--recipe", "/recipe/recipe.yaml"]
+    assert container["resources"]["limits"] == {"cpu": "4000m", "memory": "16Gi", "nvidia.com/gpu": "2"}
+    assert spec["node_selector"] == {"pool": "ml", "gpu": "h100"}
+    assert [toleration["key"] for toleration in spec["tolerations"]] == ["nvidia.com/gpu"]
+    assert spec["service_account_name"] == "regraft-pipeline"
+    assert spec["automount_service_account_token"] is False
+    assert spec["security_context"]["run_as_non_root"] is True
+    assert spec["security_context"]["run_as_user"] == 10001
+    assert spec["restart_policy"] == "Never"
+    assert spec["termination_grace_period_seconds"] == 120
+    for each in (container, *spec["init_containers"]):
+        assert each["security_context"]["capabilities"]["drop"] == ["ALL"]
+        assert each["security_context"]["read_only_root_filesystem"] is True
+    secret = next(e for e in container["env"] if e["name"] == "AWS_SECRET_ACCESS_KEY")
+    assert secret["value_from"]["secret_key_ref"]["name"] == "bucket"
+    assert secret["value"] is None
+
+
+def test_a_pods_exit_code_decides_what_airflow_does(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+    from kubernetes.client import models as k8s
+
+    task = pods(laptop, monkeypatch)["validate"]
+    talks = ("process_pod_deletion", "patch_already_checked", "_read_pod_events", "_read_pod_container_states")
+    for method in (*talks, "is_istio_enabled"):
+        monkeypatch.setattr(type(task), method, lambda *arguments, **named: None)
+    expected = {10: AirflowSkipException, 20: AirflowFailException, 1: AirflowFailException, 75: AirflowException,
+                137: AirflowException}  # fmt: skip
+    for code, kind in expected.items():
+        ended = k8s.V1ContainerState(terminated=k8s.V1ContainerStateTerminated(exit_code=code))
+        status = k8s.V1ContainerStatus(name="base", state=ended, image="i", image_id="i", ready=False, restart_count=0)
+        pod = k8s.V1Pod(
+            metadata=k8s.V1ObjectMeta(name="pod"),
+            status=k8s.V1PodStatus(phase="Failed", container_statuses=[status]),
+        )
+        with pytest.raises(kind) as caught:
+            task.cleanup(pod, pod)
+        assert type(caught.value) is kind, code
+
+
+def test_pods_survive_serialisation_too(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    dag = pods(laptop, monkeypatch)["validate"].dag
+    assert DagSerialization.from_dict(DagSerialization.to_dict(dag)).task_ids == dag.task_ids

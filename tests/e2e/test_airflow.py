@@ -1,0 +1,88 @@
+"""The real components, MLflow and Triton below a real Airflow scheduler: a triggered DAG ends with a served model."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from examples import airflow as launcher
+from regraft import stack
+from regraft.runners import local
+from tests.airflow.server import Airflow
+from tests.kubeflow.test_served import RECIPE, Silent, manifests
+
+pytestmark = pytest.mark.slow
+RUN = "2026-11-23T03-00"
+
+
+@pytest.fixture
+def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """The laptop stack in a folder of its own; gives the variables that lead to it."""
+    if not launcher.AIRFLOW.exists():
+        pytest.skip("Airflow's environment is not there: make airflow")
+    for name in ("MLFLOW_TRACKING_URI", "REGRAFT_TRITON_URLS", "REGRAFT_MODEL_REPOSITORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(launcher.ROOT)
+    home = tmp_path / "home"
+    try:
+        stack.up(home=home, say=print)
+        yield stack.environment(home)
+    finally:
+        stack.down(home=home, say=print)
+
+
+def test_a_triggered_dag_ends_with_a_served_model_and_the_local_runner_finds_it_done(
+    tmp_path: Path, servers: dict[str, str]
+) -> None:
+    from regraft.store import Store
+    from tests import champions
+
+    champions.base(tmp_path / "base")
+    chance, kinds = random.Random(0), (("negative", "bad dull"), ("positive", "good great"))
+    rows = [
+        {"text": " ".join([*chance.choices(champions.WORDS, k=8), words]), "label": label}
+        for label, words in kinds * 200
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipes = tmp_path / "recipes"
+    recipes.mkdir()
+    schedule = "schedule: {cron: '0 3 * * 1'}\n"
+    (recipes / "tiny.yaml").write_text(RECIPE.format(folder=tmp_path) + schedule)
+    settings = {
+        **servers,
+        "REGRAFT_RECIPES": str(recipes),
+        "REGRAFT_STORE": str(tmp_path / "store"),
+        "REGRAFT_PYTHON": sys.executable,
+    }
+    airflow = Airflow(tmp_path / "airflow", settings, launcher.ROOT)
+    try:
+        airflow.start()
+        run = airflow.trigger("tiny", when="2026-11-23T03:00:00Z")
+        states = airflow.finished("tiny", run, 400)
+        assert set(states.values()) == {"success"}, states
+        task = f"/dags/tiny/dagRuns/{run}/taskInstances"
+        link = airflow.call("GET", f"{task}/finetune/links")["extra_links"]["MLflow run"]
+        assert "/runs/" in link, "the link leads to the MLflow run itself"
+    finally:
+        airflow.stop()
+
+    with urllib.request.urlopen(f"http://{servers['REGRAFT_TRITON_URLS']}/v2/models/tiny") as answer:
+        assert json.load(answer)["versions"] == ["1"]
+    store = Store(str(tmp_path / "store"), "tiny")
+    made = manifests(store)
+    again = local.run(
+        recipes / "tiny.yaml",
+        store=store.url,
+        run=RUN,
+        logs=tmp_path / "logs",
+        watcher=Silent(),
+        environment=servers,
+    )
+    assert [(ended.state, ended.cached) for ended in again] == [("done", True)] * 5
+    assert manifests(store) == made
