@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from examples import airflow
 
@@ -59,7 +60,7 @@ class Airflow:
 
     def call(self, method: str, path: str, body: Any = None, *, api: str = "/api/v2") -> Any:
         request = urllib.request.Request(
-            f"{self.url}{api}{path}",
+            self.url + quote(api + path, safe="/?=&:"),
             method=method,
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"},

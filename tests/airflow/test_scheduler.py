@@ -98,8 +98,11 @@ def test_backfill_gives_each_window_its_own_run(airflow: Airflow, laptop: Laptop
 
 
 def asked(airflow: Airflow, name: str) -> tuple[str, dict[str, Any]]:
-    """Starts a run and waits until it asks; gives the run and the question."""
-    run = airflow.trigger(name, when=MONDAY)
+    """Lets the schedule start a run and waits until it asks; gives the run and the question."""
+    airflow.unpause(name)
+    (found,) = airflow.until(lambda: airflow.runs(name), "the schedule starts a run")
+    assert found["run_type"] == "scheduled"
+    run = str(found["dag_run_id"])
     path = f"/dags/{name}/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
     return run, airflow.until(lambda: airflow.call("GET", path), f"{name} asks", 180)
 
@@ -142,8 +145,7 @@ def test_data_that_lands_starts_one_run(airflow: Airflow, laptop: Laptop) -> Non
 
 
 def test_links_and_logs_help_who_looks(airflow: Airflow, laptop: Laptop) -> None:
-    run = airflow.trigger("killed", when="2026-11-16T02:00:00Z")
-    airflow.finished("killed", run)
+    (run, *_) = [run["dag_run_id"] for run in airflow.runs("killed")]
     task = f"/dags/killed/dagRuns/{run}/taskInstances"
     assert airflow.call("GET", f"{task}/deploy/links")["extra_links"] == {
         "Triton model": "http://127.0.0.1:8000/v2/models/killed"
