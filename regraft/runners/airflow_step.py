@@ -237,6 +237,9 @@ def notice(what: str) -> Callable[[Any], None]:
     def callback(context: Any) -> None:
         task = context["task_instance"]
         reason = str(context.get("exception") or "").strip()
+        if not reason and hasattr(context["task"], "arguments"):  # Airflow does not say why it skipped
+            found = manifest(*_store_and_run(context["task"]), task.task_id)
+            reason = (found and found.refused) or ""
         lines = [f"{task.dag_id}: {task.task_id} {what}", reason, f"log: {getattr(task, 'log_url', '')}"]
         tell("\n".join(line for line in lines if line))
 
