@@ -1,19 +1,13 @@
-"""The statistics of promotion: from labels and probabilities to a verdict. Pure functions on arrays.
-
-The interval of a difference is a paired percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap,
-1993, chapter 13; for classifiers, Berg-Kirkpatrick, Burkett and Klein, EMNLP 2012). Rows are resampled together with
-both models' answers. All metrics here follow from how many rows have which (label, challenger's answer, champion's
-answer), so a resample of the rows is a draw of those counts from a multinomial distribution: exact, and fast at any
-number of rows.
-"""
+"""The gate: from labels and probabilities to a verdict. Pure functions on arrays; the statistics are in `intervals`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from regraft.intervals import Interval, calibration_error, difference, mcnemar, score, scores
 from regraft.recipe import Gates
 
 if TYPE_CHECKING:
@@ -23,20 +17,9 @@ if TYPE_CHECKING:
     Ints = npt.NDArray[np.int64]
     Floats = npt.NDArray[np.float64]
 
-RESAMPLES = 10_000
-SEED = 20_250_101
-BINS = 15
-"""Equal-width bins of confidence, of the calibration error."""
-
 
 class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Interval(_Data):
-    point: float
-    low: float
-    high: float
 
 
 class Difference(Interval):
@@ -53,8 +36,9 @@ class Contestant(_Data):
     model: str
     version: int | None = None
     metrics: dict[str, float]
+    """Empty when no row is clean."""
     intervals: dict[str, Interval]
-    calibration_error: float
+    calibration_error: float | None
 
 
 class Gate(_Data):
@@ -110,90 +94,6 @@ class Answers(BaseModel):
     slices: dict[str, Any] = {}
 
 
-def _cells(labels: Ints, first: Ints, second: Ints, size: int) -> Ints:
-    """How many rows have each (label, first answer, second answer): shape (size, size, size). At least one row."""
-    import numpy as np
-
-    flat = (labels * size + first) * size + second
-    return np.bincount(flat, minlength=size**3).reshape(size, size, size)
-
-
-def _accuracy(confusion: Floats) -> Floats:
-    """Of confusion counts, shape (..., label, answer)."""
-    import numpy as np
-
-    return np.asarray(np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum(axis=(-2, -1)))
-
-
-def _f1_macro(confusion: Floats) -> Floats:
-    """As sklearn's f1_score(average='macro', zero_division=0), of confusion counts of shape (..., label, answer)."""
-    import numpy as np
-
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    total = confusion.sum(axis=-1) + confusion.sum(axis=-2)
-    f1 = np.divide(2 * hits, total, out=np.zeros_like(hits, dtype=float), where=total > 0)
-    return np.asarray(f1.mean(axis=-1))
-
-
-METRICS: dict[str, Callable[[Floats], Floats]] = {"accuracy": _accuracy, "f1_macro": _f1_macro}
-
-
-def _draws(cells: Ints) -> Floats:
-    """Counts of RESAMPLES bootstrap samples, shape (RESAMPLES, *cells.shape)."""
-    import numpy as np
-
-    rows = int(cells.sum())
-    drawn = np.random.default_rng(SEED).multinomial(rows, cells.ravel() / rows, size=RESAMPLES)
-    return drawn.reshape(RESAMPLES, *cells.shape).astype(float)
-
-
-def _percentiles(values: Floats, point: float, confidence: float) -> Interval:
-    import numpy as np
-
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Interval(point=round(point, 6), low=round(float(low), 6), high=round(float(high), 6))
-
-
-def scores(labels: Ints, probabilities: Floats, *, confidence: float) -> dict[str, Interval]:
-    """Each metric of one model with its bootstrap interval."""
-    predicted = probabilities.argmax(axis=1)
-    cells = _cells(labels, predicted, predicted, probabilities.shape[1])
-    drawn = _draws(cells).sum(axis=-1)
-    return {
-        name: _percentiles(metric(drawn), float(metric(cells.sum(axis=-1).astype(float))), confidence)
-        for name, metric in METRICS.items()
-    }
-
-
-def difference(labels: Ints, challenger: Floats, champion: Floats, *, metric: str, confidence: float) -> Interval:
-    """The metric of the challenger minus the champion's, on the same rows, with its paired bootstrap interval."""
-    cells = _cells(labels, challenger.argmax(axis=1), champion.argmax(axis=1), challenger.shape[1])
-    drawn = _draws(cells)
-    measure = METRICS[metric]
-    point = float(measure(cells.sum(axis=2).astype(float)) - measure(cells.sum(axis=1).astype(float)))
-    return _percentiles(measure(drawn.sum(axis=3)) - measure(drawn.sum(axis=2)), point, confidence)
-
-
-def mcnemar(labels: Ints, challenger: Floats, champion: Floats) -> float:
-    """Two-sided p-value of the exact McNemar test on the rows that just one of the two gets right."""
-    from scipy.stats import binomtest
-
-    ours, theirs = challenger.argmax(axis=1) == labels, champion.argmax(axis=1) == labels
-    gained, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    return round(float(binomtest(gained, gained + lost).pvalue), 6) if gained + lost else 1.0
-
-
-def calibration_error(labels: Ints, probabilities: Floats) -> float:
-    """Expected calibration error of the most probable label (Guo et al., ICML 2017)."""
-    import numpy as np
-
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(bins, correct - confidence, minlength=BINS)
-    return round(float(np.abs(gaps).sum() / len(labels)), 6)
-
-
 def judge(
     answers: Answers,
     gates: Gates,
@@ -207,7 +107,8 @@ def judge(
 ) -> Verdict:
     """The verdict on a challenger.
 
-    `reject` when a gate failed; `hold` when none failed but the evidence does not suffice; else `promote`.
+    `hold` when there are too few clean rows to say anything; `reject` when a gate failed; `hold` when none failed but
+    the evidence does not suffice; else `promote`.
 
     Args:
         answers: on the clean rows of the holdout.
@@ -221,14 +122,15 @@ def judge(
     theirs, delta = None, None
     if champion is not None:
         theirs = _contestant(champion, version, answers.labels, answers.champion, confidence)
-        found = difference(
-            answers.labels, answers.challenger, answers.champion, metric=gates.metric, confidence=confidence
-        )
-        p = mcnemar(answers.labels, answers.challenger, answers.champion)
-        delta = Difference(**found.model_dump(), confidence=confidence, mcnemar_p=p)
+    if champion is not None and len(answers.labels):
+        pair = answers.labels, answers.challenger, answers.champion
+        found = difference(*pair, metric=gates.metric, confidence=confidence)
+        delta = Difference(**found.model_dump(), confidence=confidence, mcnemar_p=mcnemar(*pair))
     slices = _slices(answers, gates)
+    enough = _rows_gate(rows, gates)
     judged = [
-        _rows_gate(rows, gates),
+        enough,
+        *_answers_gate(answers.challenger),
         *_floor_gates(ours, gates),
         *([_champion_gate(delta, gates, version)] if delta else []),
         *_slice_gates(slices, gates),
@@ -239,10 +141,10 @@ def judge(
     verdict: Literal["promote", "hold", "reject"] = "promote"
     missed = [gate for gate in judged if not gate.passed]
     if missed:
-        verdict = "hold" if all(gate.undecided for gate in missed) else "reject"
+        verdict = "hold" if not enough.passed or all(gate.undecided for gate in missed) else "reject"
     return Verdict(
         verdict=verdict,
-        sentence=_sentence(verdict, judged, ours, theirs, delta, gates),
+        sentence=_sentence(verdict, judged, ours, theirs, delta, rows, gates),
         metric=gates.metric,
         rows=rows,
         challenger=ours,
@@ -254,13 +156,13 @@ def judge(
 
 
 def _contestant(model: str, version: int | None, labels: Ints, answers: Floats, confidence: float) -> Contestant:
-    intervals = scores(labels, answers, confidence=confidence)
+    intervals = scores(labels, answers, confidence=confidence) if len(labels) else {}
     return Contestant(
         model=model,
         version=version,
         metrics={name: interval.point for name, interval in intervals.items()},
         intervals=intervals,
-        calibration_error=calibration_error(labels, answers),
+        calibration_error=calibration_error(labels, answers) if len(labels) else None,
     )
 
 
@@ -275,6 +177,16 @@ def _rows_gate(rows: Rows, gates: Gates) -> Gate:
     return _gate("rows", rows.clean >= gates.min_rows, sentence, undecided=True)
 
 
+def _answers_gate(probabilities: Floats) -> list[Gate]:
+    """Only where it fails: a training that diverged answers with NaN, and argmax of NaN looks like an answer."""
+    import numpy as np
+
+    broken = int((~np.isfinite(probabilities)).any(axis=1).sum())
+    if not broken:
+        return []
+    return [_gate("answers", False, f"{broken:,} of {len(probabilities):,} answers are not numbers: training diverged")]
+
+
 def _floor_gates(ours: Contestant, gates: Gates) -> list[Gate]:
     return [
         _gate(
@@ -283,6 +195,7 @@ def _floor_gates(ours: Contestant, gates: Gates) -> list[Gate]:
             f"{name} {ours.metrics[name]:.3f}, floor {floor:g}",
         )
         for name, floor in sorted(gates.floors.items())
+        if name in ours.metrics
     ]
 
 
@@ -291,11 +204,19 @@ def _champion_gate(delta: Difference, gates: Gates, version: int | None) -> Gate
 
     The first condition keeps many small losses, each within the margin, from adding up over the years.
     """
-    bounds = f"{delta.point:+.3f} ({gates.confidence:.0%} interval {delta.low:+.3f} to {delta.high:+.3f})"
-    sentence = f"{gates.metric} against version {version}: {bounds}, margin {gates.margin:g}"
+    found = f"{gates.metric} {delta.point:+.3f} against version {version} ({_bounds(delta, gates.confidence)})"
     if delta.high < 0:
-        return _gate("champion", False, sentence)
-    return _gate("champion", delta.point >= 0 and delta.low >= -gates.margin, sentence, undecided=True)
+        return _gate("champion", False, f"{found}: surely worse")
+    if delta.point < 0:
+        return _gate("champion", False, f"{found}: worse on these rows, perhaps by chance", undecided=True)
+    if delta.low < -gates.margin:
+        sentence = f"{found}: it may be worse by {-delta.low:.3f}, and the margin is {gates.margin:g}"
+        return _gate("champion", False, sentence, undecided=True)
+    return _gate("champion", True, f"{found}, margin {gates.margin:g}")
+
+
+def _bounds(interval: Interval, confidence: float) -> str:
+    return f"{confidence * 100:g} % interval {interval.low:+.3f} to {interval.high:+.3f}"
 
 
 def _slices(answers: Answers, gates: Gates) -> tuple[Slice, ...]:
@@ -313,9 +234,9 @@ def _slices(answers: Answers, gates: Gates) -> tuple[Slice, ...]:
         delta, theirs = None, None
         if answers.champion is not None:
             champion = answers.champion[selected]
-            theirs = scores(labels, champion, confidence=confidence)[gates.metric].point
+            theirs = score(labels, champion, metric=gates.metric)
             delta = difference(labels, ours, champion, metric=gates.metric, confidence=confidence)
-        point = scores(labels, ours, confidence=confidence)[gates.metric].point
+        point = score(labels, ours, metric=gates.metric)
         found.append(
             Slice(name=name, rows=count, judged=name in judged, challenger=point, champion=theirs, difference=delta)
         )
@@ -323,13 +244,17 @@ def _slices(answers: Answers, gates: Gates) -> tuple[Slice, ...]:
 
 
 def _slice_gates(slices: Sequence[Slice], gates: Gates) -> list[Gate]:
-    """A slice fails when it is worse by more than its margin, and surely worse; small slices prove nothing."""
+    """A slice that lost more than its margin: failed when it is surely worse, not decided when that may be chance.
+
+    That its interval stays above the margin, as on all rows, is not asked: with 100 rows most good models would wait.
+    """
     return [
         _gate(
             f"slice {part.name}",
-            part.difference.point >= -gates.slices.margin or part.difference.high >= 0,
+            part.difference.point >= -gates.slices.margin,
             f"{gates.metric} {part.difference.point:+.3f} on {part.rows:,} rows "
             f"({part.difference.low:+.3f} to {part.difference.high:+.3f}), margin {gates.slices.margin:g}",
+            undecided=part.difference.high >= 0,
         )
         for part in slices
         if part.judged and part.difference is not None
@@ -338,9 +263,9 @@ def _slice_gates(slices: Sequence[Slice], gates: Gates) -> list[Gate]:
 
 def _calibration_gate(ours: Contestant, gates: Gates) -> list[Gate]:
     ceiling = gates.max_calibration_error
-    if ceiling is None:
-        return []
     error = ours.calibration_error
+    if ceiling is None or error is None:
+        return []
     return [_gate("calibration", error <= ceiling, f"calibration error {error:.3f}, ceiling {ceiling:g}")]
 
 
@@ -369,21 +294,25 @@ def _sentence(
     ours: Contestant,
     theirs: Contestant | None,
     delta: Difference | None,
+    rows: Rows,
     gates: Gates,
 ) -> str:
     metric = gates.metric
-    if theirs and delta:
+    if not rows.clean:
+        facts = f"none of the {rows.holdout:,} holdout rows is clean, so nothing could be compared"
+    elif theirs and delta:
         facts = (
-            f"{metric} {ours.metrics[metric]:.3f} against {theirs.metrics[metric]:.3f} of version "
-            f"{theirs.version}, a difference of {delta.point:+.3f} "
-            f"({delta.confidence:.0%} interval {delta.low:+.3f} to {delta.high:+.3f})"
+            f"{metric} {ours.metrics[metric]:.3f} against {theirs.metrics[metric]:.3f} of version {theirs.version} "
+            f"on {rows.clean:,} clean rows, a difference of {delta.point:+.3f} ({_bounds(delta, delta.confidence)})"
         )
     else:
-        facts = f"{metric} {ours.metrics[metric]:.3f}, and there is no champion yet"
-    missed = [gate for gate in judged if not gate.passed and (gate.undecided or verdict == "reject")]
-    reasons = "; ".join(f"{gate.name}: {gate.sentence}" for gate in missed)
+        facts = f"{metric} {ours.metrics[metric]:.3f} on {rows.clean:,} rows, and there is no champion yet"
     if verdict == "promote":
-        return f"Promote: {facts}; all {len(judged)} gates passed."
+        sure = f", surely no more than the margin of {gates.margin:g} below" if theirs else ""
+        return f"Promote: {facts}{sure}; all {len(judged)} gates passed."
+    missed = [gate for gate in judged if not gate.passed and gate.undecided == (verdict == "hold")]
+    reasons = "; ".join(f"{gate.name}: {gate.sentence}" for gate in missed)
+    stays = "The champion stays" if theirs else "Nothing is promoted"
     if verdict == "reject":
-        return f"Reject: {facts}. Failed: {reasons}. The champion stays; look at the report's mistakes and slices."
-    return f"Hold: {facts}. Not proven: {reasons}. The champion stays; more data may decide it."
+        return f"Reject: {facts}. Failed: {reasons}. {stays}; look at the report's mistakes and slices."
+    return f"Hold: {facts}. Not proven: {reasons}. {stays}; more fresh data may decide it."

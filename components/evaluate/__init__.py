@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from regraft import sources
 from regraft.step import Context, Outcome
+from regraft.store import sha256
 
 
 def inputs(context: Context) -> dict[str, str]:
@@ -17,7 +18,8 @@ def inputs(context: Context) -> dict[str, str]:
         "champion": champion.model if champion else "none",
     }
     if forgetting := context.recipe.gates.forgetting:
-        digests["anchor"] = sources.digest(forgetting.anchor)
+        columns = context.recipe.data.columns
+        digests["anchor"] = sha256([sources.digest(forgetting.anchor), columns.text, columns.label])
     return digests
 
 

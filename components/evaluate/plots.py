@@ -14,7 +14,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from regraft.contest import Contest
-from regraft.gate import BINS
+from regraft.intervals import BINS
 
 STYLE = {
     "svg.hashsalt": "regraft",
@@ -32,6 +32,8 @@ def draw(folder: Path, contest: Contest, labels: tuple[str, ...]) -> dict[str, s
     """Draws what there is to draw into a folder; gives the SVG text of each plot by name."""
     folder.mkdir()
     drawn: dict[str, str] = {}
+    if not contest.verdict.rows.clean:
+        return drawn
     with mpl.rc_context(STYLE):
         for name, figure in (
             ("confusion-matrix", _confusion(contest, labels)),
@@ -75,7 +77,7 @@ def _reliability(contest: Contest) -> Any:
         if probabilities is None:
             continue
         correct = probabilities.argmax(axis=1) == answers.labels
-        accuracy, confidence = calibration_curve(correct, probabilities.max(axis=1), n_bins=BINS)
+        accuracy, confidence = calibration_curve(correct, np.nan_to_num(probabilities).max(axis=1), n_bins=BINS)
         axes.plot(confidence, accuracy, marker="o", markersize=4, color=colour, label=name)
     axes.set(
         title="Is it as sure as it is right?", xlabel="confidence", ylabel="share correct", xlim=(0, 1), ylim=(0, 1)

@@ -22,7 +22,8 @@ def log(client: Any, context: Context, *, model: Manifest, verdict: Verdict, mea
     from mlflow.exceptions import MlflowException
 
     values = {f"holdout.{name}": value for name, value in verdict.challenger.metrics.items()}
-    values["holdout.calibration_error"] = verdict.challenger.calibration_error
+    if verdict.challenger.calibration_error is not None:
+        values["holdout.calibration_error"] = verdict.challenger.calibration_error
     if verdict.champion:
         values |= {f"champion.{name}": value for name, value in verdict.champion.metrics.items()}
     if verdict.difference:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score, f1_score
 
-from regraft import gate
+from regraft import gate, intervals
 from regraft.recipe import ForgettingGate, Gates, SliceGate
 
 GATES = Gates(metric="accuracy", margin=0.02, min_rows=100)
@@ -71,8 +73,8 @@ def test_a_small_loss_within_the_margin_is_held_so_that_losses_cannot_add_up() -
 
 def test_swapping_the_models_mirrors_the_difference() -> None:
     one, two = model(LABELS, right=0.85, seed=1), model(LABELS, right=0.88, seed=2)
-    there = gate.difference(LABELS, one, two, metric="f1_macro", confidence=0.95)
-    back = gate.difference(LABELS, two, one, metric="f1_macro", confidence=0.95)
+    there = intervals.difference(LABELS, one, two, metric="f1_macro", confidence=0.95)
+    back = intervals.difference(LABELS, two, one, metric="f1_macro", confidence=0.95)
     assert there.point == pytest.approx(-back.point)
     assert there.low == pytest.approx(-back.high, abs=0.002)
     assert there.high == pytest.approx(-back.low, abs=0.002)
@@ -83,7 +85,7 @@ def test_swapping_the_models_mirrors_the_difference() -> None:
 def test_points_are_those_of_scikit_learn(seed: int, classes: int) -> None:
     labels = np.random.default_rng(seed).integers(classes, size=200)
     answers = model(labels, right=0.7, seed=seed + 1, classes=classes)
-    found = gate.scores(labels, answers, confidence=0.9)
+    found = intervals.scores(labels, answers, confidence=0.9)
     predicted = answers.argmax(axis=1)
     assert found["accuracy"].point == pytest.approx(accuracy_score(labels, predicted), abs=1e-6)
     macro = f1_score(labels, predicted, labels=range(classes), average="macro", zero_division=0)
@@ -103,7 +105,7 @@ def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
     for trial in range(trials):
         labels = np.random.default_rng(trial).integers(2, size=400)
         one, two = model(labels, right=0.85, seed=trial + 1000), model(labels, right=0.80, seed=trial + 2000)
-        found = gate.difference(labels, one, two, metric="accuracy", confidence=0.9)
+        found = intervals.difference(labels, one, two, metric="accuracy", confidence=0.9)
         covered += found.low <= truth <= found.high
     assert 0.84 <= covered / trials <= 0.96  # 0.9 give or take three standard errors
 
@@ -124,6 +126,69 @@ def test_too_few_clean_rows_hold() -> None:
     assert "60 clean holdout rows, 100 needed" in verdict.sentence
 
 
+def test_too_few_clean_rows_hold_whatever_else_they_seem_to_say() -> None:
+    labels = labels_of(60)
+    right = np.where(np.eye(2)[labels] == 1, 0.9, 0.1)
+    gates = GATES.model_copy(update={"floors": {"accuracy": 0.9}})
+    verdict = judge(labels, 1 - right, right, gates)
+    assert verdict.difference is not None
+    assert verdict.difference.high < 0
+    assert verdict.verdict == "hold"
+
+
+def test_no_clean_row_at_all_is_a_verdict_too() -> None:
+    nothing = np.zeros((0, 2))
+    rows = gate.Rows(holdout=500, clean=0, contaminated=500)
+    answers = gate.Answers(labels=np.zeros(0, dtype=int), challenger=nothing, champion=nothing)
+    gates = GATES.model_copy(update={"floors": {"accuracy": 0.9}, "max_calibration_error": 0.1})
+    verdict = gate.judge(answers, gates, rows=rows, challenger="new", champion="old", version=1)
+    assert verdict.verdict == "hold"
+    assert "none of the 500 holdout rows is clean" in verdict.sentence
+
+
+def test_answers_that_are_not_numbers_are_rejected() -> None:
+    """No floor in the recipe: argmax of NaN is label 0, which alone would make a first champion."""
+    verdict = judge(LABELS, np.full((len(LABELS), 2), np.nan))
+    assert verdict.verdict == "reject"
+    assert "2,000 of 2,000 answers are not numbers" in verdict.sentence
+
+
+def test_a_first_model_that_is_rejected_leaves_no_champion_to_speak_of() -> None:
+    verdict = judge(
+        LABELS, model(LABELS, right=0.6, seed=1), gates=GATES.model_copy(update={"floors": {"accuracy": 0.7}})
+    )
+    assert "champion stays" not in verdict.sentence
+    assert "Nothing is promoted" in verdict.sentence
+
+
+def test_many_labels_need_little_memory() -> None:
+    labels = labels_of(600, 40)
+    tracemalloc.start()
+    try:
+        one, two = (model(labels, right=right, seed=i, classes=40) for i, right in enumerate((0.8, 0.7)))
+        intervals.difference(labels, one, two, metric="f1_macro", confidence=0.95)
+        assert tracemalloc.get_traced_memory()[1] < 500e6  # all combinations of 40 labels would be 5 GB
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_interval_is_that_of_scipys_paired_bootstrap() -> None:
+    one, two = model(LABELS, right=0.85, seed=1), model(LABELS, right=0.82, seed=2)
+    ours = intervals.difference(LABELS, one, two, metric="accuracy", confidence=0.95)
+    rights = [(answers.argmax(axis=1) == LABELS).astype(float) for answers in (one, two)]
+    theirs = bootstrap(
+        rights,
+        lambda first, second, axis: first.mean(axis=axis) - second.mean(axis=axis),
+        paired=True,
+        method="percentile",
+        n_resamples=4000,
+        batch=500,
+        rng=np.random.default_rng(3),
+    ).confidence_interval
+    assert ours.low == pytest.approx(theirs.low, abs=0.002)
+    assert ours.high == pytest.approx(theirs.high, abs=0.002)
+
+
 def test_a_slice_that_got_surely_worse_rejects_what_is_better_on_the_whole() -> None:
     rare = np.arange(len(LABELS)) < 300
     champion = model(LABELS, right=0.85, seed=1)
@@ -133,6 +198,27 @@ def test_a_slice_that_got_surely_worse_rejects_what_is_better_on_the_whole() -> 
     assert verdict.difference.low > 0
     assert verdict.verdict == "reject"
     assert "slice kind=rare" in verdict.sentence
+
+
+def test_a_slice_that_lost_more_than_its_margin_perhaps_by_chance_holds() -> None:
+    rare = np.arange(len(LABELS)) < 100
+    champion = model(LABELS, right=0.85, seed=1)
+    challenger = np.where(rare[:, None], champion, model(LABELS, right=0.95, seed=3))
+    right, wrong = (np.flatnonzero(rare & found) for found in _right_and_wrong(champion))
+    turned = np.concatenate([right[:12], wrong[:5]])  # 7 of 100 rows fewer, of 17 that differ
+    challenger[turned] = challenger[turned][:, ::-1]
+    verdict = judge(LABELS, challenger, champion, slices={"kind=rare": rare})
+    (part,) = verdict.slices
+    assert part.difference is not None
+    assert part.difference.point == pytest.approx(-0.07)
+    assert part.difference.high > 0
+    assert verdict.verdict == "hold"
+    assert "slice kind=rare" in verdict.sentence
+
+
+def _right_and_wrong(answers: Any) -> tuple[Any, Any]:
+    right = answers.argmax(axis=1) == LABELS
+    return right, ~right
 
 
 def test_a_slice_with_few_rows_is_shown_but_not_judged() -> None:
