@@ -188,6 +188,7 @@ def _run(
         try:
             declared = recipe.load(path)
             pipeline.run_time(run)
+            os.environ.update(pipeline.threads(declared, step))
             store = Store(url, declared.name)
             context = Context(recipe=declared, store=store, run=run, step=step, scratch=Path(scratch))
             snapshot = path.read_bytes()

@@ -30,7 +30,7 @@ data:
   contract: {{near_duplicates: {{max: 1}}, duplicates: {{max: 1}}}}
 base_model: {{source: {base}}}
 adapter: {{r: 4}}
-training: {{epochs: {epochs}, batch_size: 16, learning_rate: 5e-3, max_length: 16, evaluations: 4, precision: fp32}}
+training: {{epochs: {epochs}, batch_size: 16, learning_rate: 1e-2, max_length: 16, evaluations: 4, precision: fp32}}
 gates: {{min_rows: 20, floors: {{accuracy: 0.3}}}}
 serving: {{latency_budget_ms: 5000}}
 {more}
@@ -70,7 +70,7 @@ class Tiny:
         self.put(rows(400))
         self.declare()
 
-    def declare(self, more: str = "", *, epochs: float = 2) -> None:
+    def declare(self, more: str = "", *, epochs: float = 4) -> None:
         """Writes the recipe; `more` are further lines of it."""
         self.recipe.write_text(RECIPE.format(data=self.data, base=self.base, more=more, epochs=epochs))
 

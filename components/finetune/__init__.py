@@ -34,8 +34,8 @@ def work(context: Context) -> Outcome:
 
     from components.finetune import tracking, train
 
-    threads = max(1, math.ceil(pipeline.resources(context.recipe, context.step).cpu))
-    torch.set_num_threads(threads)  # sums depend on how many threads share them, and digests on sums
+    # Sums depend on how many threads share them, and digests on sums; where there are fewer cores, torch takes fewer.
+    torch.set_num_threads(math.ceil(pipeline.resources(context.recipe, context.step).cpu))
     with tracking.mlflow_run(context) as log:
         processes = min(pipeline.resources(context.recipe, context.step).gpu, torch.cuda.device_count())
         if processes > 1:

@@ -67,10 +67,13 @@ def mlflow_run(context: Context) -> Iterator[Log]:
     params = {
         **{f"training.{key}": value for key, value in context.recipe.training.model_dump(mode="json").items()},
         **{f"adapter.{key}": value for key, value in context.recipe.adapter.model_dump(mode="json").items()},
-        "base_model": context.recipe.base_model.source,
         **{f"digest.{key}": value for key, value in context.inputs.items()},
     }
-    tags = {"regraft.run": context.run, "regraft.recipe": context.recipe.name, "regraft.owner": context.recipe.owner}
+    tags = {  # not parameters: those cannot change, and none of these is part of the identity
+        "regraft.run": context.run,
+        "regraft.owner": context.recipe.owner,
+        "regraft.base_model": context.recipe.base_model.source,
+    }
     client.log_batch(
         run_id,
         params=[Param(key, str(value)) for key, value in params.items()],

@@ -214,7 +214,7 @@ def _warm_start(context: Context, model: Any) -> None:
         ) from error
 
 
-VOLATILE = ("runtime", "per_second", "total_flos")
+VOLATILE = ("runtime", "per_second")
 """Parts of the names in the trainer's log that depend on the machine."""
 
 
@@ -223,6 +223,7 @@ def _write(context: Context, trainer: Trainer, tokenizer: Any, rows: pa.Table) -
     history = [
         {key: value for key, value in entry.items() if not any(word in key for word in VOLATILE)}
         for entry in trainer.state.log_history
+        if f"eval_{METRIC}" in entry  # the running means of the loss depend on where a run was resumed; MLflow has them
     ]
     _save_adapter(context, trainer.model)
     tokenizer.save_pretrained(str(out / "tokenizer"))
@@ -251,8 +252,7 @@ def _save_adapter(context: Context, model: Any) -> None:
 
 def best_of(history: list[dict[str, Any]]) -> dict[str, float]:
     """The dev scores of the checkpoint that was kept: the first with the highest metric."""
-    evaluations = [entry for entry in history if f"eval_{METRIC}" in entry]
-    best = max(evaluations, key=lambda entry: float(entry[f"eval_{METRIC}"]))
+    best = max(history, key=lambda entry: float(entry[f"eval_{METRIC}"]))
     return {key.removeprefix("eval_"): float(value) for key, value in best.items() if key.startswith("eval_")}
 
 

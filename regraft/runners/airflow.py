@@ -196,9 +196,6 @@ def _task(declared: Recipe, step: pipeline.Step, settings: Settings) -> Any:
 def _operator(settings: Settings, *, step: pipeline.Step, resources: recipe.Resources, **arguments: Any) -> Any:
     """A pod where there is a cluster, else a process: the one place where the two ways part."""
     if settings.cluster is None:
-        threads = str(max(1, round(resources.cpu)))
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-        arguments["environment"] = {**dict.fromkeys(names, threads), **arguments["environment"]}
         return airflow_step.StepProcess(python=settings.python, **arguments)
     from regraft.runners.airflow_pod import pod  # takes seconds: only where there are pods
 

@@ -86,8 +86,6 @@ def _chain(steps: tuple[pipeline.Step, ...], declared: Recipe, cluster: Cluster,
     kubernetes.add_pod_label(task, "regraft/recipe", declared.name)
     kubernetes.add_pod_label(task, "regraft/step", step.name)
     kubernetes.set_timeout(task, step.timeout_minutes * 60)
-    for name, value in pipeline.threads(declared, step).items():
-        task.set_env_variable(name, value)
     task.set_retry(cluster.retries, backoff_duration=f"{BACKOFF_SECONDS}s", backoff_factor=2)
     if rest:
         with dsl.If(task.outputs["outcome"] == "done", name=f"{step.name}-done"):

@@ -18,7 +18,6 @@ from typing import Any, Literal, Protocol
 
 from regraft import pipeline, recipe
 from regraft.errors import BadInput, Exit, NotFound, RegraftError, Temporary
-from regraft.recipe import Recipe
 from regraft.store import Store
 
 ATTEMPTS = 4
@@ -107,7 +106,7 @@ def run(
         for step in pipeline.STEPS:
             command = [sys.executable, "-m", f"components.{step.name}"]
             command += ["--recipe", str(path), "--store", store, "--run", run]
-            started = _environment(declared, step, environment or {})
+            started = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
             log = folder / f"{step.name}.log"
             watcher.started(step)
             exit_code, attempts, said = _attempts(step, command, started, log, watcher, current)
@@ -116,11 +115,6 @@ def run(
             if exit_code != Exit.DONE:
                 break
     return ended
-
-
-def _environment(declared: Recipe, step: pipeline.Step, given: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a step: its share of the processor is what its libraries may use, as in a container."""
-    return {**os.environ, **pipeline.threads(declared, step), "PYTHONUNBUFFERED": "1", **given}
 
 
 def _attempts(

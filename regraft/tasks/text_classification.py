@@ -32,8 +32,8 @@ def _base(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # it warns of the fresh head, which is meant
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it warns of the fresh head, which is meant
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     declared = recipe.base_model
     name, options = sources.pretrained(declared.source, declared.revision, folder)
     labels = dict(enumerate(recipe.data.labels))
@@ -73,21 +73,29 @@ def for_training(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
     model, tokenizer = _base(recipe, folder)
     adapter = recipe.adapter
     depth = model.config.num_hidden_layers
-    top = adapter.top_layers or depth
+    first = max(depth - (adapter.top_layers or depth), 0)
+    targets = adapter.target_modules if isinstance(adapter.target_modules, str) else list(adapter.target_modules)
+    if first and isinstance(targets, str):  # peft takes its own word for all layers only
+        targets = sorted({name.rpartition(".")[2] for name, _ in _linear(model)})
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=adapter.r,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
-        target_modules=adapter.target_modules
-        if isinstance(adapter.target_modules, str)
-        else list(adapter.target_modules),
-        layers_to_transform=list(range(max(depth - top, 0), depth)) if top < depth else None,
+        target_modules=targets,
+        layers_to_transform=list(range(first, depth)) if first else None,
     )
     try:
         return get_peft_model(model, config), tokenizer
     except ValueError as error:
         raise BadInput(f"the adapter does not fit the base model: {error}", where="adapter.target_modules") from error
+
+
+def _linear(model: Any) -> list[tuple[str, Any]]:
+    """Name and module of each linear layer of the trunk."""
+    import torch
+
+    return [(name, module) for name, module in model.base_model.named_modules() if isinstance(module, torch.nn.Linear)]
 
 
 def load(recipe: Recipe, model: Path, folder: Path) -> Classifier:
