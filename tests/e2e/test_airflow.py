@@ -52,8 +52,7 @@ def test_a_triggered_dag_ends_with_a_served_model_and_the_local_runner_finds_it_
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipes = tmp_path / "recipes"
     recipes.mkdir()
-    schedule = "schedule: {cron: '0 3 * * 1'}\n"
-    (recipes / "tiny.yaml").write_text(RECIPE.format(folder=tmp_path) + schedule)
+    (recipes / "tiny.yaml").write_text(RECIPE.format(folder=tmp_path))
     settings = {
         **servers,
         "REGRAFT_RECIPES": str(recipes),
@@ -63,7 +62,7 @@ def test_a_triggered_dag_ends_with_a_served_model_and_the_local_runner_finds_it_
     airflow = Airflow(tmp_path / "airflow", settings, launcher.ROOT)
     try:
         airflow.start()
-        run = airflow.trigger("tiny", when="2026-11-23T03:00:00Z")
+        run = airflow.trigger("tiny", {"run": RUN})
         states = airflow.finished("tiny", run, 400)
         assert set(states.values()) == {"success"}, states
         task = f"/dags/tiny/dagRuns/{run}/taskInstances"
