@@ -308,7 +308,13 @@ def _sentence(
     else:
         facts = f"{metric} {ours.metrics[metric]:.3f} on {rows.clean:,} rows, and there is no champion yet"
     if verdict == "promote":
-        sure = f", surely no more than the margin of {gates.margin:g} below" if theirs else ""
+        sure = ""
+        if delta:
+            sure = (
+                ", surely better"
+                if delta.low > 0
+                else f", surely not below by more than the margin of {gates.margin:g}"
+            )
         return f"Promote: {facts}{sure}; all {len(judged)} gates passed."
     missed = [gate for gate in judged if not gate.passed and gate.undecided == (verdict == "hold")]
     reasons = "; ".join(f"{gate.name}: {gate.sentence}" for gate in missed)
