@@ -66,8 +66,10 @@ class Ledger:
                 entry = Entry.model_validate_json(self._store.read(f"ledger/{name}"))
             except ValueError as error:
                 raise self._damaged(name, f"is not a ledger entry: {error}") from error
-            if name != f"{position:08}.json" or entry.sequence != position:
+            if name != f"{position:08}.json":
                 raise self._damaged(f"{position:08}.json", "is missing: the ledger has a gap")
+            if entry.sequence != position:
+                raise self._damaged(name, f"says that it is entry {entry.sequence}: it was copied or renamed")
             entries.append(entry)
         return entries
 

@@ -117,6 +117,12 @@ class Store:
         except FileExistsError as error:
             raise AlreadyExists("was created by somebody else first", where=self.where(key)) from error
         except FileNotFoundError as error:
+            if _no_bucket(error):
+                raise BadInput(
+                    "the bucket of the store does not exist",
+                    where=self.url,
+                    next="create the bucket, or correct REGRAFT_STORE or --store",
+                ) from error
             raise NotFound("not in the store", where=self.where(key)) from error
         except PermissionError as error:
             raise BadInput(
@@ -127,7 +133,7 @@ class Store:
         except OSError as error:
             if error.errno in (errno.EROFS, errno.ENOTDIR, errno.EISDIR):
                 raise BadInput(f"the store cannot be written: {error.strerror}", where=self.where(key)) from error
-            what = "the disk of the store is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"store: {error}"
+            what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"store: {error}"
             raise Temporary(
                 what,
                 where=self.where(key),
@@ -149,8 +155,11 @@ class Store:
             return bytes(self._fs.cat_file(self.path(key)))
 
     def read_json(self, key: str) -> Any:
-        """The JSON document under a key. Raises NotFound."""
-        return json.loads(self.read(key))
+        """The JSON document under a key. Raises NotFound, and BadInput when it is damaged."""
+        try:
+            return json.loads(self.read(key))
+        except ValueError as error:
+            raise BadInput(f"damaged, not JSON: {error}", where=self.where(key)) from error
 
     def exists(self, key: str) -> bool:
         with self._translated(key):
@@ -161,7 +170,9 @@ class Store:
         with self._translated(key):
             try:
                 found = self._fs.ls(self.path(key), detail=False)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if _no_bucket(error):
+                    raise
                 return []
         base = self.path(key).rstrip("/")
         names = (str(p).rstrip("/").removeprefix(base).strip("/").rsplit("/", 1)[-1] for p in found)
@@ -206,11 +217,18 @@ class Store:
             self._fs.rm(self.path(key), recursive=True)
 
     def manifest(self, prefix: str) -> Manifest | None:
-        """The manifest under a prefix, or None when nothing complete stands there."""
+        """The manifest under a prefix, or None when nothing complete stands there. Raises BadInput if it is damaged."""
+        key = f"{prefix}/manifest.json"
         try:
-            return Manifest.model_validate_json(self.read(f"{prefix}/manifest.json"))
+            return Manifest.model_validate_json(self.read(key))
         except NotFound:
             return None
+        except ValueError as error:
+            raise BadInput(
+                f"damaged, not a manifest: {error}",
+                where=self.where(key),
+                next=f"remove {self.where(prefix)} and run again: the step makes it anew",
+            ) from error
 
     def publish(self, prefix: str, folder: Path, manifest: dict[str, Any], *, views: tuple[str, ...] = ()) -> Manifest:
         """Uploads all files of a folder, then makes them visible by creating the manifest.
@@ -238,20 +256,25 @@ class Store:
             complete = Manifest(attempt=attempt, outputs=outputs, views=shown, recipe=self.recipe, **manifest)
             self.create(f"{prefix}/manifest.json", complete.model_dump_json(indent=1).encode())
         except BaseException as error:
+            winner = None
             with suppress(Exception):
                 self.remove(f"{prefix}/{attempt}")
-            winner = self.manifest(prefix) if isinstance(error, AlreadyExists) else None
+            if isinstance(error, Exception):  # a winner's sweep can take folders away under an upload: any error counts
+                with suppress(Exception):
+                    winner = self.manifest(prefix)
             if winner is None:
                 raise
             return winner
         for leftover in self.names(prefix):  # of attempts that died, and checkpoints, which have served
             if leftover not in (attempt, "manifest.json"):
-                self.remove(f"{prefix}/{leftover}")
+                with suppress(RegraftError):  # somebody may be uploading there still; it harms nobody
+                    self.remove(f"{prefix}/{leftover}")
         return complete
 
     def _upload(self, file: Path, key: str) -> None:
         with self._translated(key):
-            self._fs.makedirs(self.path(key).rsplit("/", 1)[0], exist_ok=True)
+            if self._local:  # of a bucket it would make the bucket
+                Path(self.path(key)).parent.mkdir(parents=True, exist_ok=True)
             self._fs.put_file(str(file), self.path(key))
 
     def fetch(self, prefix: str, manifest: Manifest, folder: Path, *, only: tuple[str, ...] = ()) -> Path:
@@ -278,6 +301,17 @@ class Store:
         return folder
 
     def clear(self, prefix: str) -> None:
-        """Removes a published result; the manifest goes first, so that no half result is ever visible."""
+        """Removes a published result; the manifest goes first, so that no half result is ever visible.
+
+        Only that result's own files: another attempt may be uploading beside it.
+        """
+        manifest = self.manifest(prefix)
         self.remove(f"{prefix}/manifest.json")
-        self.remove(prefix)
+        if manifest is not None:
+            self.remove(f"{prefix}/{manifest.attempt}")
+
+
+def _no_bucket(error: FileNotFoundError) -> bool:
+    """Whether not only the key but its whole bucket is missing; botocore's answer is the cause of s3fs's error."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    return bool(answer.get("Error", {}).get("Code") == "NoSuchBucket")

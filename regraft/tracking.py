@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from regraft.errors import BadInput, Temporary
@@ -37,30 +39,44 @@ def connect() -> Any:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import mlflow
-    from mlflow.exceptions import MlflowException, RestException
 
     mlflow.set_tracking_uri(uri)
     client = mlflow.MlflowClient()
-    try:
+    with answering():
         client.search_experiments(max_results=1)
-    except RestException as error:
-        if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
-            raise BadInput(
-                "the MLflow server refuses the credentials",
-                where=uri,
-                next="check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-            ) from error
-        raise _away(uri, error) from error
-    except MlflowException as error:
-        raise _away(uri, error) from error
     return client
 
 
-def _away(uri: str, error: Exception) -> Temporary:
-    reason = str(error).splitlines()[0][:200]
-    return Temporary(
-        f"the MLflow server does not answer: {reason}", where=uri, next="regraft up, then repeat the command"
-    )
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turns what MLflow raises inside into our errors; a request that MLflow finds wrong stays what it is, a bug.
+
+    Raises:
+        BadInput: the server refuses the credentials.
+        Temporary: the server is away or failed. What it took before stands: a repeat finds it by its tag.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except (MlflowException, RequestException) as error:
+        code = getattr(error, "error_code", "")
+        if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+            raise BadInput(
+                "the MLflow server refuses the credentials",
+                where=address(),
+                next="check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            ) from error
+        if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise Temporary(
+            f"the MLflow server does not answer: {reason}",
+            where=address(),
+            state="what it took before stands, and the ledger says who is champion",
+            next="regraft up, then repeat the command: it goes on from there",
+        ) from error
 
 
 def run_of(client: Any, recipe: str, identity: str) -> str:

@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 from regraft import tracking
-from regraft.errors import Temporary
 from regraft.gate import Verdict
 from regraft.step import Context
 from regraft.store import Manifest
@@ -19,7 +18,6 @@ def log(client: Any, context: Context, *, model: Manifest, verdict: Verdict, mea
         Temporary: MLflow went away.
     """
     from mlflow.entities import Metric, RunTag
-    from mlflow.exceptions import MlflowException
 
     values = {f"holdout.{name}": value for name, value in verdict.challenger.metrics.items()}
     if verdict.challenger.calibration_error is not None:
@@ -30,7 +28,7 @@ def log(client: Any, context: Context, *, model: Manifest, verdict: Verdict, mea
         values |= {f"difference.{part}": getattr(verdict.difference, part) for part in ("point", "low", "high")}
     values |= measured
     now = int(time.time() * 1000)
-    try:
+    with tracking.answering():
         run_id = tracking.run_of(client, context.recipe.name, model.identity)
         client.log_batch(
             run_id,
@@ -41,7 +39,3 @@ def log(client: Any, context: Context, *, model: Manifest, verdict: Verdict, mea
             ],
         )
         client.log_artifacts(run_id, str(context.out), "evaluation")
-    except MlflowException as error:
-        raise Temporary(
-            f"MLflow does not take the evaluation: {str(error).splitlines()[0]}", next="repeat the command"
-        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from regraft import contest, tracking
 from regraft.gate import Verdict
@@ -22,36 +23,47 @@ def inputs(context: Context) -> dict[str, str]:
 
 
 def verify(context: Context, manifest: Manifest) -> bool:
-    """A result that says "not yet" is out of date once the model is in the ledger: somebody approved it."""
-    return manifest.refused is None or _entry_of(context, context.inputs["model"]) is None
+    """Whether a refusal still holds: not once the model is in the ledger, nor against another champion than now."""
+    if manifest.refused is None:
+        return True
+    head = context.ledger.head()
+    return _entry_of(context, context.inputs["model"]) is None and manifest.metrics["champion"] == _model(head)
 
 
 def work(context: Context) -> Outcome:
     """Decides against the current champion, registers, takes the next ledger entry; again if another was first."""
+    client = tracking.connect()
+    with tracking.answering():
+        return _promoted(context, client)
+
+
+def _promoted(context: Context, client: Any) -> Outcome:
     from components.promote import follow, register
 
-    client = tracking.connect()
     recipe, model = context.recipe, context.result("finetune")
-    verdict = _verdict(context)
+    verdict, again = _verdict(context), ""
     version: int | None = None
     while True:
         if entry := _entry_of(context, model.identity):
-            follow.aliases(client, context.ledger, recipe.name)
+            follow.repair(client, context.ledger, recipe.name)
             return Outcome(metrics={"version": entry.version, "sequence": entry.sequence})
         head = context.ledger.head()
-        if _opponent(verdict) != (head.model if head else None):
+        if _opponent(verdict) != _model(head):
             context.progress(0.1, "the champion changed since the verdict: deciding again")
             verdict = contest.decide(context, model=model, opponent=head, data=context.result("validate")).verdict
+            again = " Decided again by promote, since the champion had changed after the evaluation."
+            (context.out / "verdict.json").write_text(verdict.model_dump_json(indent=1))
+        champion = {"champion": _model(head)}
         if verdict.verdict != "promote":
+            version = version or register.version_of(client, recipe.name, model.identity)
             if version is not None:
-                register.withdraw(client, recipe.name, version, verdict)
-            return Outcome(metrics={"version": version}, refused=verdict.sentence)
-        if version is None:
-            context.progress(0.2, "registering in MLflow")
-            version = register.register(context, client, model=model, verdict=verdict)
+                register.withdraw(context, client, version, model=model, verdict=verdict)
+            return Outcome(metrics={**champion, "version": version}, refused=verdict.sentence + again)
+        context.progress(0.2, "registering in MLflow")
+        version = register.register(context, client, model=model, verdict=verdict)
         if recipe.promotion == "approval":
             sentence = f"waiting for approval: regraft promote {recipe.name} --version {version}"
-            return Outcome(metrics={"version": version}, refused=sentence)
+            return Outcome(metrics={**champion, "version": version}, refused=sentence)
         try:
             context.ledger.append(
                 head,
@@ -60,7 +72,7 @@ def work(context: Context) -> Outcome:
                 model=model.identity,
                 run=context.run,
                 evaluation=context.inputs["evaluation"],
-                reason=verdict.sentence,
+                reason=verdict.sentence + again,
             )
         except Moved:
             continue  # the loop reads the ledger again
@@ -78,3 +90,7 @@ def _verdict(context: Context) -> Verdict:
 
 def _opponent(verdict: Verdict) -> str | None:
     return verdict.champion.model if verdict.champion else None
+
+
+def _model(entry: Entry | None) -> str | None:
+    return entry.model if entry else None

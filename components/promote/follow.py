@@ -1,16 +1,22 @@
-"""Makes MLflow's aliases follow the ledger: `python -m components.promote.follow --recipe R --store S --repair`."""
+"""Makes MLflow follow the ledger: `python -m components.promote.follow --recipe R --store S --repair`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
+from tenacity import RetryError, Retrying, retry_if_result, stop_after_attempt, wait_random
+
 from regraft import recipe, tracking
-from regraft.errors import Exit, RegraftError
+from regraft.errors import BadInput, Exit, RegraftError, Temporary
 from regraft.ledger import Entry, Ledger
 from regraft.store import Store
+
+ROUNDS = 100
+"""Each other promoter can undo one round at most, by reading the ledger before and writing the alias after us."""
 
 
 def differences(client: Any, ledger: Ledger, name: str) -> list[str]:
@@ -25,32 +31,108 @@ def differences(client: Any, ledger: Ledger, name: str) -> list[str]:
         found.append(f"alias champion is {_named(aliases.get('champion'))}, the ledger says {_version(head)}")
     if aliases.get("challenger") in {entry.version for entry in entries}:
         found.append(f"alias challenger is on version {aliases['challenger']}, which the ledger has decided on already")
+    if head is None:
+        return found
+    version = _model_version(client, name, head.version)
+    if version is None:
+        return [*found, f"MLflow has no version {head.version}, which the ledger says is champion"]
+    for tag, value in _tags(head).items():
+        if version.tags.get(tag) != value:
+            is_now = version.tags.get(tag, "not set")
+            found.append(f"tag {tag} of version {head.version} is {is_now}, the ledger says {value}")
     return found
 
 
-def aliases(client: Any, ledger: Ledger, name: str) -> None:
-    """Sets the aliases as the ledger says, until ledger and aliases agree: another promoter may be at it as well."""
-    for _ in range(100):
-        entries = ledger.entries()
-        head = entries[-1] if entries else None
-        current = _aliases(client, name)
-        if current is None:
-            return
-        if head and current.get("champion") != head.version:
+def repair(client: Any, ledger: Ledger, name: str) -> None:
+    """Sets aliases and tags as the ledger says, until both agree: another promoter may be at it as well.
+
+    A model that is not registered at all is left alone: there is nothing to set.
+
+    Raises:
+        BadInput: MLflow lacks the champion's version, or has another model under its number.
+        Temporary: the ledger went on changing meanwhile.
+    """
+    attempts = Retrying(
+        retry=retry_if_result(lambda agrees: not agrees), wait=wait_random(0, 0.2), stop=stop_after_attempt(ROUNDS)
+    )
+    try:
+        attempts(_mended, client, ledger, name)
+    except RetryError as error:
+        raise Temporary(
+            f"MLflow does not follow the ledger, asked {ROUNDS} times: {'; '.join(differences(client, ledger, name))}",
+            where=tracking.address(),
+            state="the ledger says who is champion, and Triton follows it",
+            next=f"regraft doctor {name} --repair",
+        ) from error
+
+
+def _mended(client: Any, ledger: Ledger, name: str) -> bool:
+    """Sets what differs, and says whether MLflow agrees with the ledger as it is then."""
+    entries = ledger.entries()
+    head = entries[-1] if entries else None
+    current = _aliases(client, name)
+    if current is None:
+        return True
+    if head:
+        _tag(client, name, head)
+        if current.get("champion") != head.version:
             client.set_registered_model_alias(name, "champion", str(head.version))
-        if head is None and "champion" in current:
-            client.delete_registered_model_alias(name, "champion")
-        if current.get("challenger") in {entry.version for entry in entries}:
-            client.delete_registered_model_alias(name, "challenger")
-        if ledger.head() == head and not differences(client, ledger, name):
-            return
+    elif "champion" in current:
+        client.delete_registered_model_alias(name, "champion")
+    if current.get("challenger") in {entry.version for entry in entries}:
+        client.delete_registered_model_alias(name, "challenger")
+    return ledger.head() == head and not differences(client, ledger, name)
+
+
+def _tag(client: Any, name: str, head: Entry) -> None:
+    """Sets the tags of the champion's version, once the run it came from proves that it is that model."""
+    version = _model_version(client, name, head.version)
+    if version is None:
+        raise _lost(name, f"MLflow has no version {head.version}, which the ledger says is champion")
+    missing = {tag: value for tag, value in _tags(head).items() if version.tags.get(tag) != value}
+    if tracking.IDENTITY_TAG in missing:
+        run = _or_none(client.get_run, version.run_id)
+        made = run.data.tags.get(tracking.IDENTITY_TAG) if run else None
+        if made != head.model:
+            what = f"version {head.version} in MLflow is another model than the ledger's: {(made or 'unknown')[:12]}"
+            raise _lost(name, f"{what}, not {head.model[:12]}")
+    for tag, value in missing.items():
+        client.set_model_version_tag(name, str(head.version), tag, value)
+
+
+def _lost(name: str, what: str) -> BadInput:
+    return BadInput(
+        what,
+        where=f"{tracking.address()}/#/models/{name}",
+        state="the ledger says who is champion, and Triton serves on",
+        next="restore MLflow's database from its backup",
+    )
+
+
+def _tags(entry: Entry) -> dict[str, str]:
+    """What the version of a champion must say of itself."""
+    return {
+        tracking.IDENTITY_TAG: entry.model,
+        "regraft.verdict": "promote",
+        "regraft.evaluation": entry.evaluation,
+    }
 
 
 def _aliases(client: Any, name: str) -> dict[str, int] | None:
+    found = _or_none(client.get_registered_model, name)
+    return None if found is None else {alias: int(version) for alias, version in found.aliases.items()}
+
+
+def _model_version(client: Any, name: str, version: int) -> Any:
+    return _or_none(client.get_model_version, name, str(version))
+
+
+def _or_none(ask: Callable[..., Any], *arguments: str) -> Any:
+    """What MLflow answers, or None where it says that there is no such thing."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return {alias: int(version) for alias, version in client.get_registered_model(name).aliases.items()}
+        return ask(*arguments)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
@@ -75,10 +157,11 @@ def main() -> int:
         name = recipe.load(arguments.recipe).name
         ledger = Ledger(Store(arguments.store, name))
         client = tracking.connect()
-        found = differences(client, ledger, name)
-        if found and arguments.repair:
-            aliases(client, ledger, name)
-        left = differences(client, ledger, name) if arguments.repair else found
+        with tracking.answering():
+            found = differences(client, ledger, name)
+            if found and arguments.repair:
+                repair(client, ledger, name)
+            left = differences(client, ledger, name) if arguments.repair else found
     except RegraftError as error:
         print(f"promote: {error}", file=sys.stderr)
         return int(error.exit)

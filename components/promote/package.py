@@ -17,6 +17,8 @@ from regraft.tracking import IDENTITY_TAG
 
 PROBES = 16
 """Holdout rows that the loaded model must answer as the original does."""
+SCORE_TOLERANCE = 1e-6
+"""Of a probability: pyfunc asks one text at a time, without the padding of a batch, so the last bits differ."""
 
 
 def logged_model(context: Context, client: Any, *, model: Manifest, run_id: str) -> str:
@@ -25,11 +27,8 @@ def logged_model(context: Context, client: Any, *, model: Manifest, run_id: str)
     Merged into its base, since MLflow reloads an adapter over a local base with random weights (mlflow issue 23761).
     """
     experiment_id = client.get_run(run_id).info.experiment_id
-    ready = client.search_logged_models(
-        [experiment_id], filter_string=f"tags.`{IDENTITY_TAG}` = '{model.identity}' AND tags.`regraft.proven` = 'yes'"
-    )
-    if ready:
-        return str(ready[0].model_id)
+    if ready := _ready(client, experiment_id, model.identity):
+        return ready
     import mlflow
     from transformers import pipeline
 
@@ -51,6 +50,14 @@ def logged_model(context: Context, client: Any, *, model: Manifest, run_id: str)
     _prove(context, info.model_uri, texts, expected, classifier)
     client.set_logged_model_tags(info.model_id, {"regraft.proven": "yes"})
     return str(info.model_id)
+
+
+def _ready(client: Any, experiment_id: str, identity: str) -> str | None:
+    """Id of a logged model of that finetune that was proven before."""
+    found = client.search_logged_models(
+        [experiment_id], filter_string=f"tags.`{IDENTITY_TAG}` = '{identity}' AND tags.`regraft.proven` = 'yes'"
+    )
+    return str(found[0].model_id) if found else None
 
 
 REQUIREMENTS = ("mlflow", "torch", "transformers")
@@ -78,6 +85,7 @@ def _prove(context: Context, uri: str, texts: list[str], expected: Any, classifi
         RegraftError: an answer differs; the model is not registered.
     """
     import mlflow
+    from scipy.special import softmax
 
     task = tasks.of(context.recipe.task)
     loaded = mlflow.transformers.load_model(uri, return_type="components")
@@ -93,9 +101,12 @@ def _prove(context: Context, uri: str, texts: list[str], expected: Any, classifi
     answers = mlflow.pyfunc.load_model(uri).predict(texts)
     labels = [context.recipe.data.labels[i] for i in expected.argmax(axis=1)]
     named = [str(answer) for answer in answers["label"]]
-    if named != labels:
+    scores = softmax(expected, axis=1).max(axis=1)
+    worst = float(np.abs(np.asarray(answers["score"], dtype=float) - scores).max())
+    if named != labels or not worst <= SCORE_TOLERANCE:
         raise RegraftError(
-            f"mlflow.pyfunc names other labels: {json.dumps(named[:3])} instead of {json.dumps(labels[:3])}",
+            f"mlflow.pyfunc answers otherwise: {json.dumps(named[:3])} instead of {json.dumps(labels[:3])}, "
+            f"scores off by up to {worst:.3g}",
             where=uri,
             state="nothing is registered and the champion is unchanged",
         )

@@ -12,48 +12,54 @@ from typing import Any
 
 from components.promote import package
 from regraft import pipeline
-from regraft.errors import Temporary
+from regraft.errors import BadInput
 from regraft.gate import Verdict
 from regraft.step import Context
 from regraft.store import Manifest
-from regraft.tracking import IDENTITY_TAG, run_of
+from regraft.tracking import IDENTITY_TAG, address, run_of
 
 
 def register(context: Context, client: Any, *, model: Manifest, verdict: Verdict) -> int:
-    """The registry version of a finetune, made if it is not there, and the alias `challenger` on it.
+    """The registry version of a finetune, made if it is not there, with the verdict's tags and the alias `challenger`.
 
     Raises:
-        Temporary: MLflow went away; the next try finds what this one made.
+        BadInput: MLflow counts anew, so that the number belongs to another model in the ledger.
     """
-    from mlflow.exceptions import MlflowException
-
     name = context.recipe.name
-    try:
-        _ensure_registered_model(client, context)
+    _ensure_registered_model(client, context)
+    version = version_of(client, name, model.identity)
+    if version is None:
+        run_id = run_of(client, name, model.identity)
+        logged = package.logged_model(context, client, model=model, run_id=run_id)
+        client.create_model_version(
+            name,
+            source=f"models:/{logged}",
+            run_id=run_id,
+            model_id=logged,
+            tags=tags(context, model=model, verdict=verdict),
+            description=verdict.sentence,
+        )
         version = version_of(client, name, model.identity)
-        if version is None:
-            run_id = run_of(client, name, model.identity)
-            logged = package.logged_model(context, client, model=model, run_id=run_id)
-            client.create_model_version(
-                name,
-                source=f"models:/{logged}",
-                run_id=run_id,
-                model_id=logged,
-                tags=tags(context, model=model, verdict=verdict),
-                description=verdict.sentence,
-            )
-            version = version_of(client, name, model.identity)
-        assert version is not None  # noqa: S101  it was created above
-        client.set_registered_model_alias(name, "challenger", str(version))
-    except MlflowException as error:
-        if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
-            raise  # asking again would not help: a bug
-        raise Temporary(
-            f"MLflow did not take the registration: {str(error).splitlines()[0]}",
+    else:
+        judged(context, client, version, model=model, verdict=verdict)
+    assert version is not None  # noqa: S101  it was created above
+    taken = context.ledger.version(version)
+    if taken and taken.model != model.identity:
+        raise BadInput(
+            f"MLflow gave version {version}, which in the ledger is another model: its registry was lost or replaced",
+            where=f"{address()}/#/models/{name}",
             state="the champion is unchanged",
-            next="repeat the command: it finds what this one made",
-        ) from error
+            next="restore MLflow's database from its backup",
+        )
+    client.set_registered_model_alias(name, "challenger", str(version))
     return version
+
+
+def judged(context: Context, client: Any, version: int, *, model: Manifest, verdict: Verdict) -> None:
+    """Writes the newest verdict on a registered version."""
+    for tag, value in tags(context, model=model, verdict=verdict).items():
+        client.set_model_version_tag(context.recipe.name, str(version), tag, value)
+    client.update_model_version(context.recipe.name, str(version), verdict.sentence)
 
 
 def version_of(client: Any, name: str, identity: str) -> int | None:
@@ -80,12 +86,12 @@ def tags(context: Context, *, model: Manifest, verdict: Verdict) -> dict[str, st
     }
 
 
-def withdraw(client: Any, name: str, version: int, verdict: Verdict) -> None:
+def withdraw(context: Context, client: Any, version: int, *, model: Manifest, verdict: Verdict) -> None:
     """Says on a registered version that it lost to a champion that came in between, and takes its alias."""
-    client.set_model_version_tag(name, str(version), "regraft.verdict", verdict.verdict)
-    aliases = client.get_registered_model(name).aliases
+    judged(context, client, version, model=model, verdict=verdict)
+    aliases = client.get_registered_model(context.recipe.name).aliases
     if str(aliases.get("challenger")) == str(version):
-        client.delete_registered_model_alias(name, "challenger")
+        client.delete_registered_model_alias(context.recipe.name, "challenger")
 
 
 def _ensure_registered_model(client: Any, context: Context) -> None:

@@ -1,0 +1,89 @@
+"""Challengers without training: a finetune's result, scores and verdict, written as the steps before would leave them.
+
+Nothing of them loads a model, since their scores are in the store and MLflow has a proven logged model of each.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from regraft import contest, pipeline, recipe, tracking
+from regraft.ledger import Entry
+from regraft.step import Context
+from regraft.store import Manifest, sha256
+from tests.tiny import Tiny
+
+
+def make(tiny: Tiny, name: str, *, run: str, right: float, opponent: Entry | None = None) -> Manifest:
+    """A challenger that answers the first `right` (a share) of the holdout rows correctly, judged against `opponent`.
+
+    Of two of them the one with the larger share is right wherever the other is, so it is surely no worse.
+    Needs MLFLOW_TRACKING_URI, and the validate and finetune results of tiny's own run, whose data it shares.
+    """
+    data, trained = tiny.result("validate"), tiny.result("finetune")
+    store, model = tiny.store, sha256(f"challenger {name}")
+    holdout = pq.read_table(store.path(f"validate/{data.identity}/{data.attempt}/holdout.parquet"))
+    labels = holdout["label"].to_numpy()
+    answers = np.where(np.arange(len(labels)) < right * len(labels), labels, 1 - labels)
+    file = io.BytesIO()
+    pq.write_table(pa.table({f"p{i}": np.where(answers == i, 0.9, 0.1) for i in (0, 1)}), file)
+    store.create(f"scores/{model}-{data.outputs['holdout.parquet'].sha256}.parquet", file.getvalue())
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        pq.write_table(pa.table({"digest": pa.array([name], pa.string())}), scratch / "train_digests.parquet")
+        manifest = _publish(tiny, "finetune", model, scratch, trained.document, run)
+    store.replace(f"runs/{run}/recipe.yaml", tiny.recipe.read_bytes())
+    _point(tiny, "validate", data.identity, run)
+    _point(tiny, "finetune", model, run)
+    judge(tiny, manifest, run=run, opponent=opponent)
+    _log_model(model)
+    return manifest
+
+
+def judge(tiny: Tiny, model: Manifest, *, run: str, opponent: Entry | None) -> str:
+    """Identity of an evaluation of it against that champion, as the run's evaluation; it must say `promote`."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "scratch").mkdir()
+        context = Context(
+            recipe=recipe.load(tiny.recipe),
+            store=tiny.store,
+            run=run,
+            step=pipeline.step("evaluate"),
+            scratch=Path(folder) / "scratch",
+        )
+        found = contest.decide(context, model=model, opponent=opponent, data=tiny.result("validate"))
+        assert found.verdict.verdict == "promote", found.verdict.sentence
+        identity = sha256([model.identity, opponent.model if opponent else "none"])
+        (context.out / "verdict.json").write_text(found.verdict.model_dump_json(indent=1))
+        inputs = {"model": model.identity, "champion": opponent.model if opponent else "none"}
+        _publish(tiny, "evaluate", identity, context.out, {"inputs": inputs}, run)
+    _point(tiny, "evaluate", identity, run)
+    return identity
+
+
+def _publish(tiny: Tiny, step: str, identity: str, folder: Path, document: dict[str, object], run: str) -> Manifest:
+    fields = {"step": step, "identity": identity, "document": document, "run": run, "created_at": datetime.now(UTC)}
+    return tiny.store.publish(f"{step}/{identity}", folder, fields)
+
+
+def _point(tiny: Tiny, step: str, identity: str, run: str) -> None:
+    pointer = {"step": step, "run": run, "state": "done", "identity": identity, "cached": False}
+    tiny.store.replace(f"runs/{run}/{step}.json", json.dumps(pointer).encode())
+
+
+def _log_model(model: str) -> None:
+    """What promote makes when it has proven that MLflow loads the model back."""
+    client = tracking.connect()
+    run_id = tracking.run_of(client, "tiny", model)
+    experiment = client.get_run(run_id).info.experiment_id
+    if not client.search_logged_models([experiment], filter_string=f"tags.`{tracking.IDENTITY_TAG}` = '{model}'"):
+        tags = {tracking.IDENTITY_TAG: model, "regraft.proven": "yes"}
+        client.create_logged_model(experiment, name="tiny", source_run_id=run_id, tags=tags)

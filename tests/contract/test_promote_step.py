@@ -1,0 +1,425 @@
+"""promote: through its command line with the trained tiny model, and in this process with challengers made by hand."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import components.promote as step_promote
+from components.promote import follow, package
+from regraft import pipeline, recipe, step, tasks, tracking
+from regraft.errors import Exit, RegraftError, Temporary
+from regraft.gate import Verdict
+from regraft.ledger import Entry, Ledger
+from tests import challengers
+from tests.tiny import LATER, RUN, Tiny
+
+Promote = Callable[..., Exit]
+
+
+@pytest.fixture
+def client(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of an MLflow server in which nothing is registered yet."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tiny.environment["MLFLOW_TRACKING_URI"])
+    found = tracking.connect()
+    for registered in found.search_registered_models():
+        found.delete_registered_model(registered.name)
+    return found
+
+
+@pytest.fixture
+def promote(tiny: Tiny, client: Any) -> Iterator[Promote]:
+    """Runs the step in this process, which spares the imports, and gives its exit code."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def run(run: str = RUN) -> Exit:
+        functions = step_promote.inputs, step_promote.work, step_promote.verify
+        return step._run(pipeline.step("promote"), tiny.recipe, tiny.store.url, run, *functions)
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def patched(tiny: Tiny, patch: str, *, run: str = RUN) -> tuple[int, str]:
+    """Exit code and output of the step as a process in which `patch` was executed first."""
+    code = f"import os, runpy, signal\n{patch}\nrunpy.run_module('components.promote', run_name='__main__')"
+    command = [sys.executable, "-c", code, "--recipe", str(tiny.recipe), "--store", tiny.store.url, "--run", run]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+    return done.returncode, done.stdout
+
+
+def followed(tiny: Tiny, *more: str) -> tuple[int, dict[str, Any]]:
+    command = [sys.executable, "-m", "components.promote.follow", "--recipe", str(tiny.recipe), *more]
+    done = subprocess.run([*command, "--store", tiny.store.url], capture_output=True, text=True, timeout=300)
+    return done.returncode, json.loads(done.stdout) if done.stdout else {"error": done.stderr}
+
+
+def aliases(client: Any) -> dict[str, int]:
+    return {alias: int(version) for alias, version in client.get_registered_model("tiny").aliases.items()}
+
+
+def versions(client: Any) -> list[int]:
+    return sorted(int(version.version) for version in client.search_model_versions("name = 'tiny'"))
+
+
+def tags(client: Any, version: int) -> dict[str, str]:
+    return dict(client.get_model_version("tiny", str(version)).tags)
+
+
+def champion(tiny: Tiny, client: Any, name: str, right: float, run: str) -> Entry:
+    """Makes a challenger made by hand champion, in the ledger and in MLflow, as promote would."""
+    model = challengers.make(tiny, name, run=run, right=right, opponent=None)
+    run_id = tracking.run_of(client, "tiny", model.identity)
+    if "tiny" not in {registered.name for registered in client.search_registered_models()}:
+        client.create_registered_model("tiny")
+    evaluation = tiny.pointer("evaluate", run)["identity"]
+    about = {tracking.IDENTITY_TAG: model.identity, "regraft.verdict": "promote", "regraft.evaluation": evaluation}
+    (logged,) = client.search_logged_models(
+        [client.get_run(run_id).info.experiment_id],
+        filter_string=f"tags.`{tracking.IDENTITY_TAG}` = '{model.identity}'",
+    )
+    source = f"models:/{logged.model_id}"
+    made = client.create_model_version("tiny", source=source, run_id=run_id, model_id=logged.model_id, tags=about)
+    client.set_registered_model_alias("tiny", "champion", made.version)
+    return tiny.ledger.append(
+        tiny.ledger.head(),
+        kind="promote",
+        version=int(made.version),
+        model=model.identity,
+        run=run,
+        evaluation=evaluation,
+        reason=f"test: {name}",
+    )
+
+
+def roll_back(tiny: Tiny) -> Entry:
+    previous = tiny.ledger.previous()
+    assert previous is not None
+    told = previous.model_dump(include={"version", "model", "run", "evaluation"})
+    return tiny.ledger.append(tiny.ledger.head(), kind="rollback", reason="test", **told)
+
+
+@pytest.mark.slow
+def test_the_first_model_is_registered_proven_and_champion(tiny: Tiny, client: Any) -> None:
+    import mlflow
+
+    tiny.through("promote")
+    (entry,) = tiny.ledger.entries()
+    assert (entry.sequence, entry.version, entry.kind) == (1, 1, "promote")
+    assert aliases(client) == {"champion": 1}
+    assert tags(client, 1)[tracking.IDENTITY_TAG] == tiny.result("finetune").identity
+    assert tags(client, 1)["regraft.verdict"] == "promote"
+    assert tiny.result("promote").metrics == {"version": 1, "sequence": 1}
+
+    task, declared = tasks.of("text-classification"), recipe.load(tiny.recipe)
+    model = tiny.result("finetune")
+    files = tiny.store.fetch(f"finetune/{model.identity}", model, tiny.folder / "files", only=("adapter", "tokenizer"))
+    trained = task.load(declared, files, tiny.folder / "base")
+    loaded = mlflow.transformers.load_model("models:/tiny@champion", return_type="components")
+    registered = type(trained)(loaded["model"].eval(), loaded["tokenizer"], trained.max_length)
+    texts = ["a good film", "the plot was awful and very slow", "bright story not dull", "film"]
+    expected = task.logits(trained, texts)
+    assert np.array_equal(task.logits(registered, texts), expected), "the same model, to the last bit"
+    scores = np.exp(expected - expected.max(axis=1, keepdims=True))
+    answers = mlflow.pyfunc.load_model("models:/tiny@champion").predict(texts)
+    assert list(answers["label"]) == [declared.data.labels[i] for i in expected.argmax(axis=1)]
+    np.testing.assert_allclose(answers["score"], (scores / scores.sum(axis=1, keepdims=True)).max(axis=1), atol=1e-6)
+
+    tiny.through("promote")
+    assert tiny.pointer("promote")["cached"] is True
+    tiny.through("promote", REGRAFT_FORCE="1")
+    assert versions(client) == [1], "however often it is repeated"
+    assert tiny.ledger.entries() == [entry]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dies_in", "name"),
+    [
+        ("mlflow.MlflowClient", "create_model_version"),
+        ("regraft.ledger.Ledger", "append"),
+        ("components.promote.follow", "repair"),
+    ],
+    ids=["before-registering", "between-registering-and-ledger", "between-ledger-and-alias"],
+)
+def test_killed_anywhere_and_repeated_it_leaves_one_version_one_entry_and_the_alias(
+    tiny: Tiny, client: Any, promote: Promote, dies_in: str, name: str
+) -> None:
+    module, _, owner = dies_in.rpartition(".")
+    patch = f"from {module} import {owner}\n{owner}.{name} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)"
+    code, output = patched(tiny, patch)
+    assert code == -signal.SIGKILL, output
+    assert tiny.store.names("promote") == []
+    assert len(tiny.ledger.entries()) == (1 if name == "repair" else 0)
+    assert promote() == Exit.DONE
+    assert versions(client) == [1]
+    assert [entry.sequence for entry in tiny.ledger.entries()] == [1]
+    assert aliases(client) == {"champion": 1}
+    assert follow.differences(client, tiny.ledger, "tiny") == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "create_registered_model",
+        "search_model_versions",
+        "create_model_version",
+        "set_registered_model_alias",
+        "get_registered_model",
+        "get_model_version",
+        "delete_registered_model_alias",
+    ],
+)
+def test_whatever_mlflow_call_fails_it_is_temporary_and_a_repeat_ends_it(
+    tiny: Tiny, client: Any, promote: Promote, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    challengers.make(tiny, "a", run=LATER, right=0.6)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise MlflowException("API request failed: connection refused")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(type(client), call, away)
+        assert promote(LATER) == Exit.TEMPORARY
+        if call in ("get_model_version", "delete_registered_model_alias"):
+            assert len(tiny.ledger.entries()) == 1, "the ledger had it already"
+    assert promote(LATER) == Exit.DONE
+    assert versions(client) == [1]
+    assert len(tiny.ledger.entries()) == 1
+    assert aliases(client) == {"champion": 1}
+
+
+def test_what_mlflow_finds_wrong_is_a_bug_not_temporary(
+    tiny: Tiny, client: Any, promote: Promote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challengers.make(tiny, "a", run=LATER, right=0.6)
+    monkeypatch.setattr("components.promote.register.tags", lambda *_, **__: {"\n": "no such tag name"})
+    assert promote(LATER) == Exit.BUG
+    assert tiny.ledger.entries() == []
+
+
+def test_without_mlflow_it_is_temporary_and_nothing_is_promoted(
+    tiny: Tiny, promote: Promote, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert promote() == Exit.TEMPORARY
+    assert "the MLflow server does not answer" in capsys.readouterr().err
+    assert tiny.ledger.entries() == []
+    assert followed(tiny)[0] == Exit.TEMPORARY
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert promote() == Exit.BAD_INPUT
+
+
+def test_a_lost_race_is_refused_and_registers_nothing(
+    tiny: Tiny, client: Any, promote: Promote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    challengers.make(tiny, "late", run=LATER, right=0.6)
+    head = champion(tiny, client, "first", 0.9, "2026-11-29T03-00")
+    assert promote(LATER) == Exit.REFUSED
+    assert "Decided again" in capsys.readouterr().err
+    assert tiny.ledger.head() == head
+    assert versions(client) == [1]
+    result = tiny.result("promote", LATER)
+    assert result.metrics == {"version": None, "champion": head.model}
+    verdict = Verdict.model_validate(tiny.store.read_json(f"promote/{result.identity}/{result.attempt}/verdict.json"))
+    assert verdict.verdict == "reject"
+    assert verdict.champion is not None
+    assert verdict.champion.model == head.model
+
+
+def test_a_registered_version_that_loses_says_so_and_is_no_challenger(
+    tiny: Tiny, client: Any, promote: Promote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another champion comes between its registration and its ledger entry."""
+    challengers.make(tiny, "late", run=LATER, right=0.6)
+    append = Ledger.append
+
+    def overtaken(ledger: Ledger, after: Entry | None, **entry: Any) -> Entry:
+        monkeypatch.setattr(Ledger, "append", append)
+        champion(tiny, client, "first", 0.9, "2026-11-29T03-00")
+        return append(ledger, after, **entry)
+
+    monkeypatch.setattr(Ledger, "append", overtaken)
+    assert promote(LATER) == Exit.REFUSED
+    assert [entry.version for entry in tiny.ledger.entries()] == [2]
+    assert tags(client, 1)["regraft.verdict"] == "reject"
+    assert client.get_model_version("tiny", "1").description.startswith("Reject")
+    assert aliases(client) == {"champion": 2}
+
+
+def test_a_race_that_is_won_after_all_leaves_its_new_verdict_behind(tiny: Tiny, client: Any, promote: Promote) -> None:
+    challengers.make(tiny, "late", run=LATER, right=0.9)
+    head = champion(tiny, client, "first", 0.6, "2026-11-29T03-00")
+    assert promote(LATER) == Exit.DONE
+    entry = tiny.ledger.entries()[1]
+    assert f"of version {head.version}" in entry.reason, "the sentence is of the new verdict"
+    assert entry.reason.endswith("Decided again by promote, since the champion had changed after the evaluation.")
+    result = tiny.result("promote", LATER)
+    assert list(result.outputs) == ["verdict.json"]
+    assert tags(client, 2)["regraft.verdict"] == "promote"
+    assert f"of version {head.version}" in client.get_model_version("tiny", "2").description
+    assert aliases(client) == {"champion": 2}
+
+
+def test_a_refusal_is_as_good_as_the_champion_that_it_was_made_against(
+    tiny: Tiny, client: Any, promote: Promote
+) -> None:
+    first = champion(tiny, client, "first", 0.5, "2026-11-28T03-00")
+    challengers.make(tiny, "late", run=LATER, right=0.7, opponent=first)
+    champion(tiny, client, "bad in production", 0.9, "2026-11-29T03-00")
+    assert promote(LATER) == Exit.REFUSED
+    assert promote(LATER) == Exit.REFUSED
+    assert tiny.pointer("promote", LATER)["cached"] is True, "nothing changed, so nothing is decided again"
+    roll_back(tiny)
+    assert promote(LATER) == Exit.DONE
+    head = tiny.ledger.head()
+    assert head is not None
+    assert (head.sequence, head.version) == (4, 3)
+    assert "Decided again" not in head.reason, "it is the champion that evaluate compared it with"
+    assert tags(client, 3)["regraft.verdict"] == "promote"
+    assert aliases(client) == {"champion": 3}
+
+
+def test_a_rollback_stands_when_the_run_is_repeated(
+    tiny: Tiny, client: Any, promote: Promote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = champion(tiny, client, "first", 0.5, "2026-11-28T03-00")
+    challengers.make(tiny, "second", run=LATER, right=0.9, opponent=first)
+    assert promote(LATER) == Exit.DONE
+    rolled = roll_back(tiny)
+    assert promote(LATER) == Exit.DONE
+    monkeypatch.setenv("REGRAFT_FORCE", "1")
+    assert promote(LATER) == Exit.DONE
+    assert tiny.ledger.head() == rolled
+    assert len(tiny.ledger.entries()) == 3
+    assert aliases(client) == {"champion": first.version}
+
+
+def test_with_approval_it_registers_and_waits_until_somebody_promotes_it(
+    tiny: Tiny, client: Any, promote: Promote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.declare(more="promotion: approval")
+    model = challengers.make(tiny, "a", run=LATER, right=0.6)
+    assert promote(LATER) == Exit.REFUSED
+    assert "waiting for approval: regraft promote tiny --version 1" in capsys.readouterr().err
+    assert tiny.ledger.entries() == []
+    assert aliases(client) == {"challenger": 1}
+    assert promote(LATER) == Exit.REFUSED
+    assert versions(client) == [1]
+    tiny.ledger.append(
+        None,
+        kind="promote",
+        version=1,
+        model=model.identity,
+        run=LATER,
+        evaluation=tiny.pointer("evaluate", LATER)["identity"],
+        reason="approved by hand",
+    )
+    assert promote(LATER) == Exit.DONE
+    assert aliases(client) == {"champion": 1}
+    assert [entry.reason for entry in tiny.ledger.entries()] == ["approved by hand"]
+
+
+def test_a_registry_that_counts_anew_never_gives_a_number_twice(
+    tiny: Tiny, client: Any, promote: Promote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Triton serves by the version's number, so two models under one number would be served for each other."""
+    first = champion(tiny, client, "first", 0.5, "2026-11-28T03-00")
+    client.delete_registered_model("tiny")
+    challengers.make(tiny, "second", run=LATER, right=0.9, opponent=first)
+    assert promote(LATER) == Exit.BAD_INPUT
+    assert "MLflow gave version 1, which in the ledger is another model" in capsys.readouterr().err
+    assert tiny.ledger.entries() == [first]
+
+
+def test_follow_names_and_mends_what_somebody_changed_in_mlflow(tiny: Tiny, client: Any) -> None:
+    first = champion(tiny, client, "first", 0.5, "2026-11-28T03-00")
+    champion(tiny, client, "second", 0.9, "2026-11-29T03-00")
+    assert followed(tiny) == (0, {**followed(tiny)[1], "differences": [], "left": []})
+    client.set_registered_model_alias("tiny", "champion", "1")
+    client.set_registered_model_alias("tiny", "challenger", "1")
+    client.set_model_version_tag("tiny", "2", "regraft.verdict", "hold")
+    client.delete_model_version_tag("tiny", "2", tracking.IDENTITY_TAG)
+    code, said = followed(tiny)
+    assert code == Exit.REFUSED
+    assert [sentence.split(" is ")[0] for sentence in said["differences"]] == [
+        "alias champion",
+        "alias challenger",
+        f"tag {tracking.IDENTITY_TAG} of version 2",
+        "tag regraft.verdict of version 2",
+    ]
+    assert aliases(client) == {"champion": 1, "challenger": 1}, "without --repair nothing is changed"
+    code, said = followed(tiny, "--repair")
+    assert (code, len(said["differences"]), said["left"]) == (0, 4, [])
+    assert aliases(client) == {"champion": 2}
+    assert tags(client, 2)["regraft.verdict"] == "promote"
+    assert first.version == 1
+
+
+def test_follow_never_says_of_another_model_that_it_is_the_champion(tiny: Tiny, client: Any) -> None:
+    champion(tiny, client, "first", 0.5, "2026-11-28T03-00")
+    client.delete_registered_model("tiny")
+    assert followed(tiny)[1]["differences"] == ["MLflow has no registered model tiny"]
+    other = challengers.make(tiny, "other", run=LATER, right=0.5)
+    run_id = tracking.run_of(client, "tiny", other.identity)
+    client.create_registered_model("tiny")
+    client.create_model_version("tiny", source=f"runs:/{run_id}/model", run_id=run_id)
+    with pytest.raises(RegraftError, match="version 1 in MLflow is another model"):
+        follow.repair(client, tiny.ledger, "tiny")
+    client.delete_model_version("tiny", "1")
+    with pytest.raises(RegraftError, match="MLflow has no version 1"):
+        follow.repair(client, tiny.ledger, "tiny")
+    assert aliases(client) == {}
+
+
+def test_follow_gives_up_loudly_when_the_ledger_never_stands_still(
+    tiny: Tiny, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion(tiny, client, "first", 0.5, "2026-11-28T03-00")
+    monkeypatch.setattr(follow, "ROUNDS", 3)
+    monkeypatch.setattr(Ledger, "head", lambda _: None)
+    with pytest.raises(Temporary, match="MLflow does not follow the ledger, asked 3 times"):
+        follow.repair(client, tiny.ledger, "tiny")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("column", "wrong"), [("score", 1e-4), ("label", "negative")])
+def test_a_model_that_mlflow_loads_otherwise_is_never_registered(
+    tiny: Tiny,
+    client: Any,
+    promote: Promote,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    column: str,
+    wrong: Any,
+) -> None:
+    import mlflow
+
+    load = mlflow.pyfunc.load_model
+
+    class Otherwise:
+        def __init__(self, uri: str) -> None:
+            self.model = load(uri)
+
+        def predict(self, texts: list[str]) -> Any:
+            answers = self.model.predict(texts)
+            answers[column] = wrong if column == "label" else answers[column] + wrong
+            return answers
+
+    monkeypatch.setattr(package, "_ready", lambda *_: None)
+    monkeypatch.setattr(mlflow.pyfunc, "load_model", Otherwise)
+    assert promote() == Exit.BUG
+    assert "mlflow.pyfunc answers otherwise" in capsys.readouterr().err
+    assert versions(client) == []
+    assert tiny.ledger.entries() == []
