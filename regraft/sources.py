@@ -142,13 +142,15 @@ def _recorded(location: str) -> list[str]:
     """`name sha256` of each file below a package:// location, from the RECORD of its distribution."""
     name, _, path = location.removeprefix("package://").partition("/")
     expand(location)  # a package that is not there is an error
-    for distribution in importlib.metadata.packages_distributions().get(name, []):
-        prefix = f"{name}/{path}".rstrip("/") + "/"
-        entries = importlib.metadata.files(distribution) or []
-        found = [e for e in entries if str(e).startswith(prefix) and str(e).endswith(MODEL_FILES)]
-        if found and all(e.hash for e in found):
-            return sorted(f"{str(e).removeprefix(prefix)} {e.hash.value}" for e in found if e.hash)
-    return []
+    prefix = f"{name}/{path}".rstrip("/") + "/"
+    try:
+        entries = importlib.metadata.files(name) or []
+    except importlib.metadata.PackageNotFoundError:  # the distribution has another name than its package
+        return []
+    found = [e for e in entries if str(e).startswith(prefix) and str(e).endswith(MODEL_FILES)]
+    if not found or not all(e.hash for e in found):
+        return []
+    return sorted(f"{str(e).removeprefix(prefix)} {e.hash.value}" for e in found if e.hash)
 
 
 def pretrained(location: str, revision: str | None, folder: Path) -> tuple[str, dict[str, Any]]:

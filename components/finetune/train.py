@@ -28,7 +28,7 @@ from components.finetune.checkpoints import Checkpoints, restore
 from components.finetune.tracking import Log
 from regraft import tasks
 from regraft.errors import BadInput, Temporary
-from regraft.recipe import Training
+from regraft.recipe import Recipe, Training
 from regraft.step import Context, Outcome
 
 METRIC = "f1_macro"
@@ -120,6 +120,33 @@ def train(context: Context, *, log: Log) -> None:
     if training.warm_start:
         _warm_start(context, model)
 
+    os.chdir(context.scratch)  # the trainer's state holds its path, which must not depend on where scratch is
+    folder = Path("trainer")
+    checkpoints = Checkpoints(context, folder)
+    trainer = trainer_of(recipe, model, tokenizer, rows=rows, dev=dev, folder=folder)
+    trainer.add_callback(Progress(context, log))
+    trainer.add_callback(checkpoints)
+    resumed = restore(context, folder)
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    if checkpoints.stopping:
+        raise Temporary(
+            f"stopped by a signal after step {trainer.state.global_step} of {trainer.state.max_steps}",
+            state="a checkpoint is in the store",
+            next="repeat the command: it resumes there",
+        )
+    if trainer.is_world_process_zero():
+        _write(context, trainer, tokenizer, rows)
+
+
+def trainer_of(recipe: Recipe, model: Any, tokenizer: Any, *, rows: pa.Table, dev: pa.Table, folder: Path) -> Trainer:
+    """The trainer of a recipe, ready to train.
+
+    Args:
+        rows, dev: tables with the columns `text` and `label`.
+        folder: where it keeps its checkpoints.
+    """
+    task, training = tasks.of(recipe.task), recipe.training
+
     def encode(table: pa.Table) -> list[list[int]]:
         texts = table["text"].to_pylist()
         return list(tokenizer(texts, truncation=True, max_length=training.max_length)["input_ids"])
@@ -134,10 +161,6 @@ def train(context: Context, *, log: Log) -> None:
         )
     steps = math.ceil(len(positions) / (training.batch_size * training.gradient_accumulation))
     every = max(1, math.ceil(steps / training.evaluations))
-    os.chdir(
-        context.scratch
-    )  # the trainer's state holds this path, so it must not depend on where the scratch folder is
-    folder = Path("trainer")
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=1,  # of the order of rows, which holds all epochs
@@ -165,10 +188,6 @@ def train(context: Context, *, log: Log) -> None:
         report_to="none",
         disable_tqdm=True,
     )
-    checkpoints = Checkpoints(context, folder)
-    callbacks: list[TrainerCallback] = [Progress(context, log), checkpoints]
-    if training.early_stopping:
-        callbacks.append(EarlyStoppingCallback(training.early_stopping.patience))
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -176,19 +195,10 @@ def train(context: Context, *, log: Log) -> None:
         eval_dataset=Encoded(encode(dev), dev["label"].to_pylist()),
         data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
         compute_metrics=lambda prediction: task.metrics(prediction.label_ids, prediction.predictions),
-        callbacks=callbacks,
+        callbacks=[EarlyStoppingCallback(training.early_stopping.patience)] if training.early_stopping else [],
     )
     trainer.remove_callback(PrinterCallback)  # our own lines say more
-    resumed = restore(context, folder)
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    if checkpoints.stopping:
-        raise Temporary(
-            f"stopped by a signal after step {trainer.state.global_step} of {steps}",
-            state="a checkpoint is in the store",
-            next="repeat the command: it resumes there",
-        )
-    if trainer.is_world_process_zero():
-        _write(context, trainer, tokenizer, rows)
+    return trainer
 
 
 def _warm_start(context: Context, model: Any) -> None:
