@@ -1,0 +1,207 @@
+"""Time to the same F1 on dev: finetune, the loop of a tutorial, and transformers.Trainer's defaults with peft.
+
+    python -m benchmarks.finetune [--rows 2000] [--target 0.74]
+
+All three learn the example's recipe from the same rows. They train in turn, one evaluation interval at a time, so that
+what else the machine does hits them alike; only training counts, not evaluation. Each stops at the target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pyarrow as pa
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from components.finetune.train import Encoded, trainer_of
+from regraft import recipe, sources, tasks
+from regraft.recipe import Recipe
+
+EVERY = 256
+"""Rows between two evaluations."""
+LIMIT = 20
+"""Epochs after which a contestant gives up."""
+
+
+def data(declared: Recipe, count: int) -> tuple[pa.Table, pa.Table]:
+    """Rows to train on and rows of dev, taken by a digest of the text."""
+    import hashlib
+
+    import pyarrow.dataset as ds
+
+    table = ds.dataset(sources.expand(declared.data.source), format="parquet", partitioning="hive").to_table()
+    texts, labels = table["text"].to_pylist(), table["label"].to_pylist()
+    order = sorted(range(len(texts)), key=lambda i: hashlib.sha256(texts[i].encode()).digest())
+    rows = pa.table(
+        {"text": [texts[i] for i in order], "label": [declared.data.labels.index(labels[i]) for i in order]}
+    )
+    return rows.slice(600, count), rows.slice(0, 600)
+
+
+class Turns(TrainerCallback):
+    """Stops the trainer for an evaluation, until it is its turn again; counts seconds and CPU seconds in between."""
+
+    def __init__(self, batch: int) -> None:
+        self.every = max(1, EVERY // batch)
+        self.mine, self.theirs = threading.Semaphore(0), threading.Semaphore(0)
+        self.seconds = self.cpu = 0.0
+        self.ending = False
+        self._started = (0.0, 0.0)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._wait()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        if state.global_step % self.every == 0:
+            self.seconds += time.perf_counter() - self._started[0]
+            self.cpu += time.process_time() - self._started[1]
+            self.theirs.release()
+            self._wait()
+        control.should_training_stop = self.ending
+        return control
+
+    def _wait(self) -> None:
+        self.mine.acquire()
+        self._started = (time.perf_counter(), time.process_time())
+
+
+def turns(trainer: Trainer, batch: int) -> Iterator[tuple[Any, float, float]]:
+    """Trains in a thread, one interval a turn: the model, and seconds and CPU seconds of training so far."""
+    counted = Turns(batch)
+    trainer.add_callback(counted)
+    thread = threading.Thread(target=trainer.train, daemon=True)
+    thread.start()
+    try:
+        while True:
+            counted.mine.release()
+            while not counted.theirs.acquire(timeout=0.2):
+                if not thread.is_alive():
+                    return
+            yield trainer.model, counted.seconds, counted.cpu
+    finally:
+        counted.ending = True
+        counted.mine.release()
+        thread.join()
+
+
+def regraft(declared: Recipe, rows: pa.Table, dev: pa.Table) -> Iterator[tuple[Any, float, float]]:
+    """What finetune does, without its own evaluations and checkpoints."""
+    training = declared.training.model_copy(update={"epochs": 4, "early_stopping": None, "evaluations": 1})
+    declared = declared.model_copy(update={"training": training})
+    model, tokenizer = tasks.of(declared.task).for_training(declared, Path(tempfile.mkdtemp()))
+    folder = Path(tempfile.mkdtemp())
+    yield from turns(trainer_of(declared, model, tokenizer, rows=rows, dev=dev, folder=folder), training.batch_size)
+
+
+def defaults(declared: Recipe, rows: pa.Table, dev: pa.Table) -> Iterator[tuple[Any, float, float]]:
+    """transformers.Trainer with its default arguments on the same adapter; 4 epochs, as above."""
+    model, tokenizer = tasks.of(declared.task).for_training(declared, Path(tempfile.mkdtemp()))
+    encoded = tokenizer(rows["text"].to_pylist(), truncation=True)["input_ids"]
+    arguments = TrainingArguments(
+        output_dir=tempfile.mkdtemp(), num_train_epochs=LIMIT, use_cpu=True, report_to="none", disable_tqdm=True,
+        save_strategy="no", logging_strategy="no",
+    )  # fmt: skip
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=Encoded(encoded, rows["label"].to_pylist()),
+        processing_class=tokenizer,
+    )
+    yield from turns(trainer, arguments.per_device_train_batch_size)
+
+
+def tutorial(declared: Recipe, rows: pa.Table, dev: pa.Table) -> Iterator[tuple[Any, float, float]]:
+    """Full fine-tuning: padding to 128, fp32, batches of 16, AdamW at 2e-5."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    name, options = sources.pretrained(declared.base_model.source, None, Path(tempfile.mkdtemp()))
+    set_seed(42)
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=len(declared.data.labels), **options)
+    batch = tokenizer(
+        rows["text"].to_pylist(), truncation=True, padding="max_length", max_length=128, return_tensors="pt"
+    )
+    dataset = torch.utils.data.TensorDataset(
+        batch["input_ids"], batch["attention_mask"], torch.tensor(rows["label"].to_pylist())
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+    seconds = cpu = 0.0
+    started = (time.perf_counter(), time.process_time())
+    steps = 0
+    for _ in range(LIMIT):
+        for ids, mask, labels in torch.utils.data.DataLoader(dataset, batch_size=16, shuffle=True):
+            model.train()
+            model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            steps += 1
+            if steps % (EVERY // 16) == 0:
+                seconds += time.perf_counter() - started[0]
+                cpu += time.process_time() - started[1]
+                yield model, seconds, cpu
+                started = (time.perf_counter(), time.process_time())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.finetune", description=__doc__)
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument(
+        "--target", type=float, default=0.74, help="F1 (macro) on 600 rows of dev (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    declared = recipe.load("dags/recipes/movie-sentiment.yaml")
+    rows, dev = data(declared, arguments.rows)
+    task = tasks.of(declared.task)
+    _, tokenizer = task.for_training(declared, Path(tempfile.mkdtemp()))
+    contestants: dict[str, Callable[..., Iterator[tuple[Any, float, float]]]] = {
+        "regraft finetune": regraft,
+        "Trainer defaults + peft": defaults,
+        "tutorial loop": tutorial,
+    }
+    running = {name: start(declared, rows, dev) for name, start in contestants.items()}
+    reached: dict[str, tuple[float, float, float]] = {}
+    best = dict.fromkeys(contestants, 0.0)
+    while running:
+        for name in list(running):
+            turn = next(running[name], None)
+            if turn is None:
+                del running[name]
+                continue
+            model, seconds, cpu = turn
+            model.eval()
+            scored = task.probabilities(task.Classifier(model, tokenizer, 128), dev["text"].to_pylist())
+            model.train()
+            best[name] = max(best[name], task.metrics(dev["label"].to_pylist(), scored)["f1_macro"])
+            if best[name] >= arguments.target:
+                reached[name] = (best[name], seconds, cpu)
+                running.pop(name).close()
+    table = Table(title=f"Training to F1 {arguments.target:g} on dev, {arguments.rows:,} rows, one interleaved run")
+    for column in ("contestant", "F1", "seconds", "CPU seconds", "time against regraft", "CPU against regraft"):
+        table.add_column(column, justify="left" if column == "contestant" else "right")
+    ours = reached.get("regraft finetune")
+    for name in contestants:
+        if name not in reached:
+            table.add_row(name, f"{best[name]:.3f}", "did not get there", "", "", "")
+            continue
+        score, seconds, cpu = reached[name]
+        ratios = (f"{seconds / ours[1]:.1f} x", f"{cpu / ours[2]:.1f} x") if ours else ("", "")
+        table.add_row(name, f"{score:.3f}", f"{seconds:.0f}", f"{cpu:.0f}", *ratios)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
