@@ -53,7 +53,8 @@ def answering() -> Iterator[None]:
 
     Raises:
         BadInput: the server refuses the credentials.
-        Temporary: the server is away or failed. What it took before stands: a repeat finds it by its tag.
+        Temporary: the server is away or failed, which includes BAD_REQUEST: so it names what its database could not do
+            since two clients wrote the same row. What it took before stands: a repeat finds it by its tag.
     """
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
@@ -68,11 +69,11 @@ def answering() -> Iterator[None]:
                 where=address(),
                 next="check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
             ) from error
-        if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
+        if code == "INVALID_PARAMETER_VALUE":
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise Temporary(
-            f"the MLflow server does not answer: {reason}",
+            f"the MLflow server does not answer as it should: {reason}",
             where=address(),
             state="what it took before stands, and the ledger says who is champion",
             next="regraft up, then repeat the command: it goes on from there",

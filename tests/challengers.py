@@ -30,7 +30,8 @@ def make(tiny: Tiny, name: str, *, run: str, right: float, opponent: Entry | Non
     """
     data, trained = tiny.result("validate"), tiny.result("finetune")
     store, model = tiny.store, sha256(f"challenger {name}")
-    holdout = pq.read_table(store.path(f"validate/{data.identity}/{data.attempt}/holdout.parquet"))
+    kept = store.read(f"validate/{data.identity}/{data.attempt}/holdout.parquet")
+    holdout = pq.read_table(io.BytesIO(kept))
     labels = holdout["label"].to_numpy()
     answers = np.where(np.arange(len(labels)) < right * len(labels), labels, 1 - labels)
     file = io.BytesIO()

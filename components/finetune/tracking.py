@@ -59,7 +59,6 @@ def mlflow_run(context: Context) -> Iterator[Log]:
         Temporary: MLflow does not answer, before any training.
     """
     client = tracking.connect()
-    run_id = tracking.run_of(client, context.recipe.name, context.identity)
     import mlflow
     from mlflow.entities import Param, RunTag
     from mlflow.exceptions import MlflowException
@@ -74,12 +73,15 @@ def mlflow_run(context: Context) -> Iterator[Log]:
         "regraft.owner": context.recipe.owner,
         "regraft.base_model": context.recipe.base_model.source,
     }
-    client.log_batch(
-        run_id,
-        params=[Param(key, str(value)) for key, value in params.items()],
-        tags=[RunTag(key, value) for key, value in tags.items()],
-    )
-    with mlflow.start_run(run_id=run_id, log_system_metrics=True):
+    with tracking.answering():
+        run_id = tracking.run_of(client, context.recipe.name, context.identity)
+        client.log_batch(
+            run_id,
+            params=[Param(key, str(value)) for key, value in params.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        run = mlflow.start_run(run_id=run_id, log_system_metrics=True)
+    with run:
         mlflow_status = "FAILED"
         try:
             yield Log(client, run_id)

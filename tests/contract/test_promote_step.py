@@ -199,6 +199,22 @@ def test_whatever_mlflow_call_fails_it_is_temporary_and_a_repeat_ends_it(
     assert aliases(client) == {"champion": 1}
 
 
+def test_a_row_that_another_client_wrote_first_is_temporary(
+    tiny: Tiny, client: Any, promote: Promote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow calls what its database could not do BAD_REQUEST; that happens when twenty set the same alias."""
+    from mlflow.exceptions import RestException
+
+    challengers.make(tiny, "a", run=LATER, right=0.6)
+
+    def raced(*_: Any, **__: Any) -> None:
+        raise RestException({"error_code": "BAD_REQUEST", "message": "(sqlite3.IntegrityError) UNIQUE constraint"})
+
+    monkeypatch.setattr(type(client), "set_registered_model_alias", raced)
+    assert promote(LATER) == Exit.TEMPORARY
+    assert tiny.ledger.entries() == []
+
+
 def test_what_mlflow_finds_wrong_is_a_bug_not_temporary(
     tiny: Tiny, client: Any, promote: Promote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
