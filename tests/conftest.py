@@ -13,6 +13,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,3 +99,15 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     bucket = f"bucket-{uuid.uuid4().hex}"
     boto3.client("s3").create_bucket(Bucket=bucket)
     return f"s3://{bucket}/prefix"
+
+
+@pytest.fixture
+def client(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of an MLflow server in which nothing is registered yet."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tiny.environment["MLFLOW_TRACKING_URI"])
+    from regraft import tracking
+
+    found = tracking.connect()
+    for registered in found.search_registered_models():
+        found.delete_registered_model(registered.name)
+    return found

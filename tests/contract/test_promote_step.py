@@ -15,23 +15,13 @@ import pytest
 import components.promote as step_promote
 from components.promote import follow, package
 from regraft import pipeline, recipe, step, tasks, tracking
-from regraft.errors import Exit, RegraftError, Temporary
+from regraft.errors import Exit
 from regraft.gate import Verdict
 from regraft.ledger import Entry, Ledger
 from tests import challengers
 from tests.tiny import LATER, RUN, Tiny
 
 Promote = Callable[..., Exit]
-
-
-@pytest.fixture
-def client(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client of an MLflow server in which nothing is registered yet."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tiny.environment["MLFLOW_TRACKING_URI"])
-    found = tracking.connect()
-    for registered in found.search_registered_models():
-        found.delete_registered_model(registered.name)
-    return found
 
 
 @pytest.fixture
@@ -357,56 +347,6 @@ def test_a_registry_that_counts_anew_never_gives_a_number_twice(
     assert promote(LATER) == Exit.BAD_INPUT
     assert "MLflow gave version 1, which in the ledger is another model" in capsys.readouterr().err
     assert tiny.ledger.entries() == [first]
-
-
-def test_follow_names_and_mends_what_somebody_changed_in_mlflow(tiny: Tiny, client: Any) -> None:
-    first = champion(tiny, client, "first", 0.5, "2026-11-28T03-00")
-    champion(tiny, client, "second", 0.9, "2026-11-29T03-00")
-    assert followed(tiny) == (0, {**followed(tiny)[1], "differences": [], "left": []})
-    client.set_registered_model_alias("tiny", "champion", "1")
-    client.set_registered_model_alias("tiny", "challenger", "1")
-    client.set_model_version_tag("tiny", "2", "regraft.verdict", "hold")
-    client.delete_model_version_tag("tiny", "2", tracking.IDENTITY_TAG)
-    code, said = followed(tiny)
-    assert code == Exit.REFUSED
-    assert [sentence.split(" is ")[0] for sentence in said["differences"]] == [
-        "alias champion",
-        "alias challenger",
-        f"tag {tracking.IDENTITY_TAG} of version 2",
-        "tag regraft.verdict of version 2",
-    ]
-    assert aliases(client) == {"champion": 1, "challenger": 1}, "without --repair nothing is changed"
-    code, said = followed(tiny, "--repair")
-    assert (code, len(said["differences"]), said["left"]) == (0, 4, [])
-    assert aliases(client) == {"champion": 2}
-    assert tags(client, 2)["regraft.verdict"] == "promote"
-    assert first.version == 1
-
-
-def test_follow_never_says_of_another_model_that_it_is_the_champion(tiny: Tiny, client: Any) -> None:
-    champion(tiny, client, "first", 0.5, "2026-11-28T03-00")
-    client.delete_registered_model("tiny")
-    assert followed(tiny)[1]["differences"] == ["MLflow has no registered model tiny"]
-    other = challengers.make(tiny, "other", run=LATER, right=0.5)
-    run_id = tracking.run_of(client, "tiny", other.identity)
-    client.create_registered_model("tiny")
-    client.create_model_version("tiny", source=f"runs:/{run_id}/model", run_id=run_id)
-    with pytest.raises(RegraftError, match="version 1 in MLflow is another model"):
-        follow.repair(client, tiny.ledger, "tiny")
-    client.delete_model_version("tiny", "1")
-    with pytest.raises(RegraftError, match="MLflow has no version 1"):
-        follow.repair(client, tiny.ledger, "tiny")
-    assert aliases(client) == {}
-
-
-def test_follow_gives_up_loudly_when_the_ledger_never_stands_still(
-    tiny: Tiny, client: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    champion(tiny, client, "first", 0.5, "2026-11-28T03-00")
-    monkeypatch.setattr(follow, "ROUNDS", 3)
-    monkeypatch.setattr(Ledger, "head", lambda _: None)
-    with pytest.raises(Temporary, match="MLflow does not follow the ledger, asked 3 times"):
-        follow.repair(client, tiny.ledger, "tiny")
 
 
 @pytest.mark.slow
