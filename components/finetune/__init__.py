@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 from regraft import pipeline, sources
-from regraft.errors import BadInput, RegraftError, Temporary
+from regraft.errors import BadInput, Exit, RegraftError, Temporary
 from regraft.step import Context, Outcome
 
 
@@ -34,36 +33,49 @@ def work(context: Context) -> Outcome:
 
     from components.finetune import tracking, train
 
+    wanted = pipeline.resources(context.recipe, context.step)
     # Sums depend on how many threads share them, and digests on sums; where there are fewer cores, torch takes fewer.
-    torch.set_num_threads(math.ceil(pipeline.resources(context.recipe, context.step).cpu))
-    with tracking.mlflow_run(context) as log:
-        processes = min(pipeline.resources(context.recipe, context.step).gpu, torch.cuda.device_count())
-        if processes > 1:
-            log.close()  # the first of the workers logs
-            _by_torchrun(context, processes)
-        else:
-            train.train(context, log=log)
+    torch.set_num_threads(math.ceil(wanted.cpu))
+    processes = min(wanted.gpu, torch.cuda.device_count())
+    if processes > 1:
+        by_torchrun(context, processes)
+    else:
+        with tracking.mlflow_run(context) as log:
+            train.train(context, log=log, home=context.scratch)
     return train.outcome(context)
 
 
-def _by_torchrun(context: Context, processes: int) -> None:
-    """Runs `train` in several processes, forwards SIGTERM to them and takes over how they ended."""
-    arguments = [str(context.scratch), context.store.url, context.run, context.identity]
-    (context.scratch / "recipe.json").write_text(context.recipe.model_dump_json())
-    worker = subprocess.Popen(
+def by_torchrun(context: Context, processes: int) -> None:
+    """Trains in several processes on this machine, forwards SIGTERM to them and takes over how they ended.
+
+    Raises:
+        RegraftError: what the first of them raised.
+    """
+    task = context.scratch / "torchrun.json"
+    told = {
+        "recipe": context.recipe.name,
+        "store": context.store.url,
+        "run": context.run,
+        "identity": context.identity,
+        "inputs": context.inputs,
+    }
+    task.write_text(json.dumps(told))
+    torchrun = subprocess.Popen(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"),
-            *("-m", "components.finetune.worker", *arguments),
+            *("-m", "components.finetune.worker", str(task)),
         ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    context.on_terminate = worker.terminate
-    code = worker.wait()
-    report = Path(context.scratch, "worker-error.txt")
-    what = report.read_text() if report.exists() else f"a training process ended with exit code {code}"
-    if code and (report.exists() or code < 0):
-        raise Temporary(what, next="repeat the command: it resumes from the last checkpoint")
+    context.on_terminate = torchrun.terminate
+    code = torchrun.wait()
+    report = context.scratch / "error.json"
+    if report.exists():
+        error = json.loads(report.read_text())
+        kind = {Exit.BAD_INPUT: BadInput, Exit.TEMPORARY: Temporary}.get(error.pop("exit"), RegraftError)
+        raise kind(error.pop("what"), **error)
     if code:
-        raise RegraftError(what, next="see the lines above")
-    if not (context.out / "adapter").exists():
-        raise BadInput("training ended without an adapter", where=str(context.out))
+        raise Temporary(
+            f"a training process died; torchrun ended with {code}",
+            state="what it had saved is in the store",
+            next="see the lines above; repeat the command: it resumes from the last checkpoint",
+        )

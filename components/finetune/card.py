@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from huggingface_hub import EvalResult, ModelCardData
+from pathlib import Path
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from regraft import sources
 from regraft.step import Context
 
 TEMPLATE = """\
@@ -51,6 +54,7 @@ def render(context: Context, scores: dict[str, float], *, rows: int) -> str:
         library_name="peft",
         pipeline_tag=recipe.task,
         base_model=hub_name,
+        license=_license(base.source),
         tags=["regraft", recipe.adapter.kind],
         eval_results=[
             EvalResult(
@@ -77,3 +81,15 @@ def render(context: Context, scores: dict[str, float], *, rows: int) -> str:
         scores="\n".join(f"- {name}: {value:.4f}" for name, value in sorted(scores.items())),
         training="\n".join(f"- {key}: {value}" for key, value in recipe.training.model_dump(mode="json").items()),
     )
+
+
+def _license(source: str) -> str | None:
+    """The licence that a base model on this disk declares in a card of its own; an adapter on it follows it."""
+    if "://" in source and not source.startswith("package://"):
+        return None
+    file = Path(sources.expand(source)) / "README.md"
+    try:
+        declared = ModelCard.load(file).data.get("license") if file.is_file() else None
+    except ValueError:  # its YAML head is broken
+        return None
+    return str(declared) if declared else None

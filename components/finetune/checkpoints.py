@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from regraft.step import Context
@@ -24,8 +26,11 @@ def restore(context: Context, folder: Path) -> Path | None:
     newest = None
     for name in context.store.names(_prefix(context)):
         manifest = context.store.manifest(_prefix(context, name))
-        if manifest is not None:
-            newest = context.store.fetch(_prefix(context, name), manifest, folder / f"checkpoint-{int(name)}")
+        if manifest is None:
+            continue
+        newest = folder / f"checkpoint-{int(name)}"
+        if not newest.exists():  # of several processes the first has downloaded it
+            context.store.fetch(_prefix(context, name), manifest, newest)
     return newest
 
 
@@ -63,6 +68,10 @@ class Checkpoints(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
+        if distributed.is_initialized():  # the signal reaches each process in its own time; they must stop as one
+            flag = torch.tensor(int(self.stopping), device=args.device)
+            distributed.all_reduce(flag, distributed.ReduceOp.MAX)
+            self.stopping = bool(flag)
         if self.stopping:
             control.should_save = True
             control.should_training_stop = True
@@ -71,6 +80,8 @@ class Checkpoints(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
+        if distributed.is_initialized():
+            distributed.barrier()  # each process writes the state of its own random numbers
         if state.is_world_process_zero:
             publish(self._context, self._folder)
         return control

@@ -3,41 +3,50 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from regraft import tracking
 from regraft.step import Context
 
+RETRY_AFTER = 30
+"""Seconds that training goes on undisturbed after MLflow has not answered."""
+
 
 @dataclass
 class Log:
-    """Calls that reach MLflow if they can."""
+    """Metrics on their way to MLflow. What it does not take is kept, and sent again with later ones."""
 
     client: Any
     run_id: str
-    warned: bool = False
+    _waiting: list[Any] = field(default_factory=list)
+    _retry_at: float = 0.0
 
     def metrics(self, values: dict[str, float], step: int) -> None:
+        """Sends values of one training step."""
         from mlflow.entities import Metric
         from mlflow.utils.time import get_current_time_millis
 
         now = get_current_time_millis()
-        entries = [Metric(key, float(value), now, step) for key, value in values.items()]
-        self._try(lambda: self.client.log_batch(self.run_id, metrics=entries))
+        self._waiting += [Metric(key, float(value), now, step) for key, value in values.items()]
+        if time.monotonic() >= self._retry_at:
+            self.flush()
 
-    def _try(self, call: Callable[[], object]) -> None:
+    def flush(self) -> None:
+        """Sends what waits."""
+        if not self._waiting:
+            return
         try:
-            call()
+            self.client.log_batch(self.run_id, metrics=self._waiting)
         except Exception as error:  # whatever MLflow or its server raises: hours of training are worth more
-            if not self.warned:
-                print(f"finetune: MLflow does not take metrics, training goes on: {error}", file=sys.stderr, flush=True)
-            self.warned = True
-
-    def close(self) -> None:
-        self.client = _Silent()
+            reason = str(error).splitlines()[0][:200]
+            print(f"finetune: MLflow does not take metrics, training goes on: {reason}", file=sys.stderr, flush=True)
+            self._retry_at = time.monotonic() + RETRY_AFTER
+        else:
+            self._waiting = []
 
 
 class _Silent:
@@ -82,11 +91,12 @@ def mlflow_run(context: Context) -> Iterator[Log]:
         )
         run = mlflow.start_run(run_id=run_id, log_system_metrics=True)
     with run:
-        mlflow_status = "FAILED"
+        log, mlflow_status = Log(client, run_id), "FAILED"
         try:
-            yield Log(client, run_id)
+            yield log
             mlflow_status = "FINISHED"
         finally:
+            log.flush()
             try:
                 mlflow.end_run(mlflow_status)
             except MlflowException as error:

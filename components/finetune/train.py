@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import sklearn.metrics  # noqa: F401  before MLflow's thread of system metrics runs: its first import can deadlock there
 import torch
 from transformers import (
     DataCollatorWithPadding,
@@ -29,7 +32,7 @@ from components.finetune.tracking import Log
 from regraft import tasks
 from regraft.errors import BadInput, Temporary
 from regraft.recipe import Recipe, Training
-from regraft.step import Context, Outcome
+from regraft.step import Context, Outcome, result_of
 
 METRIC = "f1_macro"
 """What the best checkpoint is chosen by, on dev."""
@@ -73,14 +76,29 @@ class Progress(TrainerCallback):
         self._context = context
         self._log = log
         self._loss = ""
+        self._first: tuple[int, float] | None = None
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._first is None:
+            self._first = (state.global_step, time.monotonic())
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         if state.is_world_process_zero:
             done = state.global_step / max(state.max_steps, 1)
-            self._context.progress(done, f"step {state.global_step}/{state.max_steps}{self._loss}")
+            self._context.progress(done, f"step {state.global_step}/{state.max_steps}{self._loss}{self._left(state)}")
         return control
+
+    def _left(self, state: TrainerState) -> str:
+        """Time to the last step, at the pace of this process up to now; evaluations count."""
+        step, since = self._first or (state.global_step, 0.0)
+        if state.global_step - step < 5:
+            return ""
+        seconds = (time.monotonic() - since) / (state.global_step - step) * (state.max_steps - state.global_step)
+        return f" · {timedelta(seconds=round(seconds))} left"
 
     def on_log(
         self,
@@ -106,8 +124,11 @@ def bf16_pays(training: Training) -> bool:
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
-def train(context: Context, *, log: Log) -> None:
+def train(context: Context, *, log: Log, home: Path) -> None:
     """Trains and leaves what finetune puts out in `context.out`.
+
+    Args:
+        home: folder for the trainer's checkpoints, one for all processes of this training.
 
     Raises:
         Temporary: SIGTERM came; a checkpoint is in the store.
@@ -120,22 +141,28 @@ def train(context: Context, *, log: Log) -> None:
     if training.warm_start:
         _warm_start(context, model)
 
-    os.chdir(context.scratch)  # the trainer's state holds its path, which must not depend on where scratch is
+    os.chdir(home)  # the trainer's state holds its path, which must not depend on where scratch is
     folder = Path("trainer")
     checkpoints = Checkpoints(context, folder)
     trainer = trainer_of(recipe, model, tokenizer, rows=rows, dev=dev, folder=folder)
     trainer.add_callback(Progress(context, log))
     trainer.add_callback(checkpoints)
-    resumed = restore(context, folder)
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    if checkpoints.stopping:
+    with trainer.args.main_process_first(desc="checkpoints"):
+        resumed = restore(context, folder)
+    state = TrainerState.load_from_json(str(resumed / "trainer_state.json")) if resumed else None
+    if state is not None and _is_over(state, training):
+        load_adapter(model, Path(str(state.best_model_checkpoint)))
+    else:
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        state = trainer.state
+    if checkpoints.stopping and state.global_step < state.max_steps:
         raise Temporary(
-            f"stopped by a signal after step {trainer.state.global_step} of {trainer.state.max_steps}",
+            f"stopped by a signal after step {state.global_step} of {state.max_steps}",
             state="a checkpoint is in the store",
             next="repeat the command: it resumes there",
         )
     if trainer.is_world_process_zero():
-        _write(context, trainer, tokenizer, rows)
+        _write(context, model, state.log_history, tokenizer, rows)
 
 
 def trainer_of(recipe: Recipe, model: Any, tokenizer: Any, *, rows: pa.Table, dev: pa.Table, folder: Path) -> Trainer:
@@ -179,6 +206,7 @@ def trainer_of(recipe: Recipe, model: Any, tokenizer: Any, *, rows: pa.Table, de
         save_steps=every,
         save_total_limit=1,  # and the best one, which load_best_model_at_end keeps
         load_best_model_at_end=True,
+        restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
         metric_for_best_model=f"eval_{METRIC}",
         greater_is_better=True,
         logging_steps=max(1, steps // 50),
@@ -188,6 +216,8 @@ def trainer_of(recipe: Recipe, model: Any, tokenizer: Any, *, rows: pa.Table, de
         report_to="none",
         disable_tqdm=True,
     )
+    # Else the trainer leaves it to the model to average over accumulated steps and processes, and BERT does not.
+    model.get_base_model().accepts_loss_kwargs = False
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -201,21 +231,32 @@ def trainer_of(recipe: Recipe, model: Any, tokenizer: Any, *, rows: pa.Table, de
     return trainer
 
 
-def _warm_start(context: Context, model: Any) -> None:
-    """Puts the champion's adapter and head over the fresh ones. Labels and adapter must be the same."""
+def _is_over(state: TrainerState, training: Training) -> bool:
+    """Whether a checkpoint is of the last step, or of the one at which early stopping has ended the training."""
+    if state.global_step >= state.max_steps:
+        return True
+    saved = state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
+    waited = saved["attributes"]["early_stopping_patience_counter"] if saved else 0
+    return training.early_stopping is not None and waited >= training.early_stopping.patience
+
+
+def load_adapter(model: Any, folder: Path) -> None:
+    """Puts a saved adapter and head over the model's. Raises RuntimeError where shapes differ."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    from regraft.step import result_of
+    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
 
+
+def _warm_start(context: Context, model: Any) -> None:
+    """Puts the champion's adapter and head over the fresh ones. Labels and adapter must be the same."""
     identity = context.inputs["warm_start"]
     if identity == "none":
         return
     champion = result_of(context.store, "finetune", identity)
     folder = context.fetch(champion, "adapter")
-    state = load_file(folder / "adapter" / "adapter_model.safetensors")
     try:
-        set_peft_model_state_dict(model, state)
+        load_adapter(model, folder / "adapter")
     except RuntimeError as error:  # torch's word for shapes that differ
         raise BadInput(
             "the champion's adapter has another shape than the recipe's",
@@ -228,14 +269,14 @@ VOLATILE = ("runtime", "per_second")
 """Parts of the names in the trainer's log that depend on the machine."""
 
 
-def _write(context: Context, trainer: Trainer, tokenizer: Any, rows: pa.Table) -> None:
+def _write(context: Context, model: Any, log_history: list[dict[str, Any]], tokenizer: Any, rows: pa.Table) -> None:
     out, recipe = context.out, context.recipe
     history = [
         {key: value for key, value in entry.items() if not any(word in key for word in VOLATILE)}
-        for entry in trainer.state.log_history
+        for entry in log_history
         if f"eval_{METRIC}" in entry  # the running means of the loss depend on where a run was resumed; MLflow has them
     ]
-    _save_adapter(context, trainer.model)
+    _save_adapter(context, model)
     tokenizer.save_pretrained(str(out / "tokenizer"))
     (out / "labels.json").write_text(json.dumps(list(recipe.data.labels), ensure_ascii=False))
     (out / "training.json").write_text(json.dumps(history, indent=1, sort_keys=True))

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 from components.finetune import tracking, train
-from regraft import pipeline
-from regraft.errors import Temporary
-from regraft.recipe import Recipe
+from regraft import pipeline, recipe
+from regraft.errors import RegraftError
 from regraft.step import Context
 from regraft.store import Store
 
 
 def main() -> None:
-    scratch, url, run, identity = sys.argv[1:]
-    recipe = Recipe.model_validate_json(Path(scratch, "recipe.json").read_text())
+    """Trains as `by_torchrun` has written it down, and leaves beside it what went wrong."""
+    task = Path(sys.argv[1])
+    told = json.loads(task.read_text())
+    store = Store(told["store"], told["recipe"])
+    declared = recipe.parse(store.read(f"runs/{told['run']}/recipe.yaml").decode())
+    rank = int(os.environ["RANK"])
+    own = task.parent if rank == 0 else task.parent / f"worker-{rank}"  # two must not download to one place
+    own.mkdir(exist_ok=True)
     context = Context(
-        recipe=recipe,
-        store=Store(url, recipe.name),
-        run=run,
+        recipe=declared,
+        store=store,
+        run=told["run"],
         step=pipeline.step("finetune"),
-        scratch=Path(scratch),
-        identity=identity,
+        scratch=own,
+        identity=told["identity"],
+        inputs=told["inputs"],
     )
-    signal.signal(signal.SIGTERM, lambda *_: context.on_terminate and context.on_terminate())
-    first = os.environ.get("RANK") == "0"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: context.on_terminate and context.on_terminate())
     try:
-        with tracking.mlflow_run(context) if first else tracking.no_run() as log:
-            train.train(context, log=log)
-    except Temporary as error:
-        if first:
-            Path(scratch, "worker-error.txt").write_text(error.what)
+        with tracking.mlflow_run(context) if rank == 0 else tracking.no_run() as log:
+            train.train(context, log=log, home=task.parent)
+    except Exception as raised:
+        error = raised if isinstance(raised, RegraftError) else RegraftError(f"a bug in regraft: {raised!r}")
+        if error is not raised:
+            traceback.print_exc()
+        if rank == 0:
+            report = {key: getattr(error, key) for key in ("exit", "what", "where", "state", "next")}
+            (task.parent / "error.json").write_text(json.dumps(report))
         sys.exit(error.exit)
 
 

@@ -54,6 +54,10 @@ def _base(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
         raise kind(f"cannot load the base model: {error}", where=declared.source) from error
     except ValueError as error:
         raise BadInput(f"not a base model for {recipe.task}: {error}", where=declared.source) from error
+    except ImportError as error:  # such as gguf, for a GGUF file
+        raise BadInput(
+            f"the base model needs a package that is not installed: {error}", where=declared.source
+        ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
