@@ -50,7 +50,7 @@ def test_from_nothing_to_a_served_model_and_back(tiny_base: Path, tmp_path: Path
         assert [step["state"] for step in done["steps"]] == ["done"] * 5
         assert done["verdict"]["verdict"] == "promote"
         assert (done["registered"], done["champion"]["version"]) == (1, 1)
-        assert done["serving"][0] == {"version": 1, "state": "READY", "reason": ""}
+        assert done["serving"][0] == {"version": 1, "state": "READY", "reason": None}
         assert done["prediction"]["label"] in ("negative", "positive")
         assert sum(done["prediction"]["probabilities"].values()) == pytest.approx(1, abs=1e-3)
         assert Path(done["open"]["report"]).exists()

@@ -152,7 +152,7 @@ def test_a_cron_expression_that_kubeflow_would_misread_is_refused(expression: st
 
 
 def test_a_recipe_that_waits_for_an_asset_is_refused() -> None:
-    with pytest.raises(BadInput, match="by the clock"):
+    with pytest.raises(BadInput, match="by cron only"):
         kubeflow.cron(Schedule(asset="s3://bucket/reviews"), cluster=Cluster())
 
 
