@@ -104,7 +104,11 @@ def asked(airflow: Airflow, name: str) -> tuple[str, dict[str, Any]]:
     assert found["run_type"] == "scheduled"
     run = str(found["dag_run_id"])
     path = f"/dags/{name}/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
-    return run, airflow.until(lambda: airflow.call("GET", path), f"{name} asks", 180)
+    question = airflow.until(lambda: airflow.call("GET", path), f"{name} asks", 180)
+    # Airflow 3.3.2 loses an answer that comes between the question's appearance and the parking of the task: a person
+    # is slower than that, a test is not.
+    airflow.until(lambda: airflow.states(name, run).get("approve") == "awaiting_input", f"{name} waits", 60)
+    return run, question
 
 
 def answer(airflow: Airflow, name: str, run: str, choice: str) -> None:
