@@ -1,7 +1,8 @@
 """Starts a Triton server: the private one of a trial, the one of the laptop stack, and those of the tests.
 
 `python -m components.deploy.serve --repository DIR` becomes the server itself (same process), so whoever started it
-stops it with SIGTERM and it ends when its requests are answered.
+stops it with SIGTERM and it ends when its requests are answered. What follows `--` goes to tritonserver as it is, and
+wins over what is chosen here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import sysconfig
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,13 @@ def home(folder: str | Path | None = None) -> Path:
 
 
 def command(
-    server: Path, *, repository: Path, ports: Ports, address: str = "127.0.0.1", exit_timeout: int = 30
+    server: Path,
+    *,
+    repository: Path,
+    ports: Ports,
+    address: str = "127.0.0.1",
+    exit_timeout: int = 30,
+    extra: Sequence[str] = (),
 ) -> list[str]:
     """The command line of a server whose models are loaded and unloaded by request only.
 
@@ -67,6 +74,7 @@ def command(
     Args:
         address: what it listens on.
         exit_timeout: seconds that clients have, once it is told to stop, to take their answers and hang up.
+        extra: options of tritonserver that win over those chosen here.
     """
     return [
         str(server / "bin" / "tritonserver"),
@@ -86,6 +94,7 @@ def command(
         "--allow-cpu-metrics=false",
         "--allow-gpu-metrics=false",
         "--log-verbose=0",
+        *extra,
     ]
 
 
@@ -194,12 +203,25 @@ def main() -> int:
     parser.add_argument("--http-port", type=int, default=8000)
     parser.add_argument("--grpc-port", type=int, default=8001)
     parser.add_argument("--metrics-port", type=int, default=8002)
+    parser.add_argument(
+        "--exit-timeout", type=int, default=30, help="seconds for open requests once it is told to stop (default: 30)"
+    )
+    parser.add_argument(
+        "extra", nargs="*", metavar="-- OPTION", help="options of tritonserver, such as --log-verbose=1"
+    )
     arguments = parser.parse_args()
     try:
         server = home(arguments.server)
         arguments.repository.mkdir(parents=True, exist_ok=True)
         ports = Ports(http=arguments.http_port, grpc=arguments.grpc_port, metrics=arguments.metrics_port)
-        started = command(server, repository=arguments.repository.absolute(), ports=ports, address=arguments.address)
+        started = command(
+            server,
+            repository=arguments.repository.absolute(),
+            ports=ports,
+            address=arguments.address,
+            exit_timeout=arguments.exit_timeout,
+            extra=arguments.extra,
+        )
         os.execve(started[0], started, environment(server))  # noqa: S606
     except RegraftError as error:
         print(f"serve: {error}", file=sys.stderr)
