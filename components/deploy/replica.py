@@ -25,6 +25,10 @@ class NotServed(RegraftError):
     """The replica answered, and the answer is no: it cannot load or run this version. `what` holds its reason."""
 
 
+class Unreachable(Temporary):
+    """Nobody answers at this address."""
+
+
 @contextmanager
 def _client(address: str, *, seconds: float) -> Iterator[Any]:
     """A client of its own, closed afterwards: Triton waits for open connections when it stops."""
@@ -39,7 +43,7 @@ def _client(address: str, *, seconds: float) -> Iterator[Any]:
     except InferenceServerException as error:
         raise NotServed(error.message(), where=address) from error
     except (OSError, EOFError) as error:
-        raise Temporary(
+        raise Unreachable(
             f"Triton cannot be reached: {error or type(error).__name__}",
             where=address,
             state="what it served before, it serves on",
@@ -47,6 +51,12 @@ def _client(address: str, *, seconds: float) -> Iterator[Any]:
         ) from error
     finally:
         client.close()
+
+
+def reach(address: str) -> None:
+    """Raises Temporary where nothing answers; Triton listens once all models that it starts with are loaded."""
+    with _client(address, seconds=ANSWER_SECONDS) as client:
+        client.is_server_live()
 
 
 def index(address: str, name: str) -> dict[int, tuple[str, str]]:

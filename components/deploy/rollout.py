@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.deploy import export, replica, trial
+from components.deploy import export, replica, replicas, trial
 from components.deploy.golden import Golden
 from components.deploy.replica import NotServed
+from components.deploy.replicas import Replicas
 from components.deploy.repository import Repository
 from regraft.errors import BadInput, NotFound, RegraftError, Temporary
 from regraft.ledger import Entry, Ledger
@@ -24,21 +25,19 @@ class Target:
     """Where a recipe's champion is served."""
 
     repository: Repository
-    replicas: tuple[str, ...]
-    """host:port of the HTTP endpoint of each replica."""
+    replicas: Replicas
 
 
 def target(recipe: Recipe) -> Target:
     """The target that the environment names. Raises BadInput."""
-    urls = tuple(filter(None, (url.strip() for url in os.environ.get("REGRAFT_TRITON_URLS", "").split(","))))
-    folder = os.environ.get("REGRAFT_MODEL_REPOSITORY")
+    urls, folder = os.environ.get("REGRAFT_TRITON_URLS", ""), os.environ.get("REGRAFT_MODEL_REPOSITORY", "")
     for name, value, example in (
         ("REGRAFT_TRITON_URLS", urls, "127.0.0.1:8000"),
         ("REGRAFT_MODEL_REPOSITORY", folder, ".regraft/models"),
     ):
         if not value:
             raise BadInput(f"the environment variable {name} is not set", next=f"export {name}={example}")
-    return Target(repository=Repository(Path(str(folder)).absolute(), recipe.name), replicas=urls)
+    return Target(repository=Repository(Path(folder).absolute(), recipe.name), replicas=replicas.named(urls))
 
 
 def champion(store: Store) -> Entry:
@@ -73,10 +72,13 @@ def differences(store: Store, place: Target, head: Entry) -> list[str]:
     found = []
     if repository.served() != versions:
         found.append(f"config.pbtxt serves versions {repository.served()} instead of {versions}")
-    for address in place.replicas:
+
+    def compare(address: str) -> None:
         ready = replica.ready(address, repository.name)
         if ready != set(versions):
             found.append(f"{address} serves versions {sorted(ready)} instead of {versions}")
+
+    replicas.each(place.replicas, compare)
     return found
 
 
@@ -106,11 +108,16 @@ def roll_out(
     """
     repository = place.repository
     measured: dict[str, Any] = {}
-    for address in place.replicas:
-        replica.index(address, recipe.name)  # one that is not there must stop us before anything changes
+    replicas.each(place.replicas, replica.reach)  # one that is not there must stop us before anything changes
     if built is not None:
         progress(0.4, "trial")
         measured = trial.hold(recipe=recipe, version=entry.version, built=built, golden=golden, folder=scratch)
+
+    def serve(address: str) -> None:
+        progress(0.8, f"load on {address}")
+        replica.load(address, recipe.name, [entry.version])
+        trial.agree(address, recipe=recipe, version=entry.version, golden=golden)
+
     with repository.lock():
         _still_head(store, entry)
         repository.clean()
@@ -122,10 +129,7 @@ def roll_out(
             if built is not None:
                 replaced = repository.publish(built, entry.version)
             repository.configure(export.config(recipe, [*{*served, entry.version}]))
-            for number, address in enumerate(place.replicas):
-                progress(0.75 + 0.2 * number / len(place.replicas), f"load on {address}")
-                replica.load(address, recipe.name, [entry.version])
-                trial.agree(address, recipe=recipe, version=entry.version, golden=golden)
+            replicas.each(place.replicas, serve)
             _still_head(store, entry)
         except BaseException:
             _restore(place, entry.version, before, served, existed=existed, replaced=replaced)
@@ -133,8 +137,7 @@ def roll_out(
         progress(0.97, "retire")
         versions = wanted(store, repository, entry)
         repository.configure(export.config(recipe, versions))
-        for address in place.replicas:
-            _retire(address, recipe.name, versions)
+        replicas.each(place.replicas, lambda address: _retire(address, recipe.name, versions))
         _remove_old(store, repository, versions)
         repository.clean()
         _still_head(store, entry)
@@ -175,12 +178,13 @@ def _restore(
         repository.configure(before)
     else:
         (repository.folder / "config.pbtxt").unlink(missing_ok=True)
-    for address in place.replicas:
-        with suppress(RegraftError):
-            if served:
-                replica.load(address, repository.name, served)
-            else:
-                replica.unload(address, repository.name)
+    with suppress(RegraftError):
+        for address in place.replicas.find():
+            with suppress(RegraftError):
+                if served:
+                    replica.load(address, repository.name, served)
+                else:
+                    replica.unload(address, repository.name)
     if not existed:
         repository.remove(version)
     repository.clean()

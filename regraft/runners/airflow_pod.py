@@ -107,7 +107,7 @@ def template(
         security |= {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
+        "automountServiceAccountToken": place.mount_token,
         "securityContext": security,
         "nodeSelector": place.node_selector,
         "tolerations": [toleration.model_dump(exclude_none=True) for toleration in place.tolerations],
@@ -138,6 +138,6 @@ def template(
             *({"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in place.volumes),
         ],
     }
-    if cluster.service_account:
-        spec["serviceAccountName"] = cluster.service_account
+    if place.service_account:
+        spec["serviceAccountName"] = place.service_account
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": {"regraft/step": step.name}}, "spec": spec}

@@ -32,6 +32,9 @@ class Placement(Part):
     tolerations: tuple[Toleration, ...] = ()
     volumes: dict[str, Annotated[str, Field(pattern=r"^/")]] = Field(default_factory=dict)
     """Mount path by the name of the PersistentVolumeClaim."""
+    service_account: str | None = None
+    mount_token: bool = False
+    """Mount the service account's token: deploy needs it where it asks Kubernetes for Triton's replicas."""
 
 
 class Cluster(Placement):
@@ -48,7 +51,6 @@ class Cluster(Placement):
     """By ConfigMap, the keys that become environment variables of the same name."""
     secrets: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """By Secret, the keys that become environment variables of the same name."""
-    service_account: str | None = None
     run_as_user: Annotated[int, Field(gt=0)] | None = None
     timezone: str = "UTC"
     """The one time zone of Kubeflow's schedules (CRON_SCHEDULE_TIMEZONE of its scheduledworkflow controller)."""
@@ -68,6 +70,8 @@ class Cluster(Placement):
             node_selector={**self.node_selector, **own.node_selector},
             tolerations=(*self.tolerations, *own.tolerations),
             volumes={**self.volumes, **own.volumes},
+            service_account=own.service_account or self.service_account,
+            mount_token=own.mount_token or self.mount_token,
         )
 
 

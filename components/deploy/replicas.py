@@ -1,0 +1,159 @@
+"""Which Triton replicas there are: those that REGRAFT_TRITON_URLS lists, or all pods behind a Service of Kubernetes.
+
+    REGRAFT_TRITON_URLS=127.0.0.1:8000,127.0.0.1:8010
+    REGRAFT_TRITON_URLS=kubernetes:///regraft-triton-replicas.ml:8000
+
+The second form names SERVICE.NAMESPACE:PORT and asks the API server for the Service's endpoints, ready or not. DNS
+would give the same addresses for a headless Service, but keeps its answers for seconds: a replica that has just started
+would be missed, and serve the old version until somebody notices.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from components.deploy.replica import Unreachable
+from regraft.errors import BadInput, Temporary
+
+# Where Kubernetes puts a pod's token and the API server's certificate authority.
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+# Seconds that a pod may take to start Triton with all its models.
+START_SECONDS = 300.0
+
+
+class Replicas(Protocol):
+    """Finds the replicas."""
+
+    start_seconds: float
+    """How long one that is there may take to answer."""
+
+    def find(self) -> tuple[str, ...]:
+        """host:port of the HTTP endpoint of each replica there is now."""
+        ...
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Replicas that never change their addresses."""
+
+    addresses: tuple[str, ...]
+    start_seconds: float = 0.0
+
+    def find(self) -> tuple[str, ...]:
+        return self.addresses
+
+
+@dataclass(frozen=True)
+class Pods:
+    """The pods behind a Service."""
+
+    service: str
+    namespace: str
+    port: int
+    start_seconds: float = START_SECONDS
+
+    def find(self) -> tuple[str, ...]:
+        found = addresses(self._endpoints(), self.port)
+        if not found:
+            raise Temporary(
+                f"no Triton pod runs behind Service {self.service}",
+                where=f"namespace {self.namespace}",
+                next=f"kubectl -n {self.namespace} get pods, then repeat the command",
+            )
+        return found
+
+    def _endpoints(self) -> dict[str, Any]:
+        import urllib3
+
+        path = f"/api/v1/namespaces/{self.namespace}/endpoints/{self.service}"
+        try:
+            host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+            token = (ACCOUNT / "token").read_text().strip()
+        except (KeyError, OSError) as error:
+            raise BadInput(
+                "kubernetes:/// works in pods with a mounted service account token only",
+                where="REGRAFT_TRITON_URLS",
+                next="set automountServiceAccountToken for this pod, or list host:port of each replica",
+            ) from error
+        url = f"https://{f'[{host}]' if ':' in host else host}:{port}{path}"
+        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+        with urllib3.PoolManager(ca_certs=str(ACCOUNT / "ca.crt"), headers=headers, timeout=10.0) as http:
+            try:
+                answer = http.request("GET", url, retries=urllib3.Retry(3, backoff_factor=0.5))
+            except urllib3.exceptions.HTTPError as error:
+                raise Temporary(
+                    f"the Kubernetes API cannot be reached: {error}", where=url, next="repeat the command"
+                ) from error
+        if answer.status == 404:
+            raise BadInput(
+                f"there is no Service {self.service} in namespace {self.namespace}",
+                where="REGRAFT_TRITON_URLS",
+                next=f"kubectl -n {self.namespace} get services",
+            )
+        if answer.status in (401, 403):
+            raise BadInput(
+                f"this pod's service account may not read the endpoints of {self.service}",
+                where=url,
+                next="run deploy with the service account regraft-deploy of the chart in helm/regraft",
+            )
+        if answer.status != 200:
+            raise Temporary(f"the Kubernetes API answered {answer.status}", where=url, next="repeat the command")
+        document: dict[str, Any] = answer.json()
+        return document
+
+
+def addresses(endpoints: dict[str, Any], port: int) -> tuple[str, ...]:
+    """host:port of each address in an Endpoints object, ready or not, in the order of the pods' names."""
+    found = {}
+    for subset in endpoints.get("subsets") or []:
+        for address in [*(subset.get("addresses") or []), *(subset.get("notReadyAddresses") or [])]:
+            ip = address["ip"]
+            found[address.get("targetRef", {}).get("name", ""), ip] = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+    return tuple(found[key] for key in sorted(found))
+
+
+def named(urls: str) -> Replicas:
+    """The replicas that the text of REGRAFT_TRITON_URLS names. Raises BadInput."""
+    listed = tuple(filter(None, (url.strip() for url in urls.split(","))))
+    if not any(url.startswith("kubernetes:") for url in listed):
+        return Listed(listed)
+    match = re.fullmatch(r"kubernetes:///([a-z0-9-]+)\.([a-z0-9-]+):(\d+)", listed[0])
+    if not match or len(listed) > 1:
+        raise BadInput(
+            f"not the address of a Service: {urls!r}",
+            where="REGRAFT_TRITON_URLS",
+            next="export REGRAFT_TRITON_URLS=kubernetes:///regraft-triton-replicas.NAMESPACE:8000",
+        )
+    return Pods(match[1], match[2], int(match[3]))
+
+
+def each(replicas: Replicas, act: Callable[[str], None]) -> None:
+    """Acts on every replica, and looks again until there is no new one.
+
+    One that still starts is waited for. One that has gone meanwhile is left out: what takes its place reads the model
+    repository when it starts.
+
+    Raises:
+        Unreachable: one that should be there does not answer.
+    """
+    from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+
+    def comes_back(error: BaseException) -> bool:
+        return isinstance(error, Unreachable) and address in replicas.find()
+
+    done: set[str] = set()
+    while new := [address for address in replicas.find() if address not in done]:
+        for address in new:
+            patience = stop_after_delay(replicas.start_seconds)
+            tries = Retrying(retry=retry_if_exception(comes_back), stop=patience, wait=wait_fixed(2), reraise=True)
+            try:
+                tries(act, address)
+            except Unreachable:
+                if address in replicas.find():
+                    raise
+            done.add(address)
