@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk import BaseOperatorLink
-from airflow.sdk.exceptions import AirflowException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowException
+from kubernetes.client.exceptions import ApiException
 
 from regraft import pipeline
 from regraft.errors import Exit
@@ -27,21 +29,62 @@ class StepPod(KubernetesPodOperator):
         self.operator_extra_links = links
 
     def cleanup(self, pod: Any, remote_pod: Any, *arguments: Any, **named: Any) -> None:
+        """Called however the pod ended; what Kubernetes says of it last decides, not what it said at the start."""
+        last = None
+        with suppress(ApiException, AirflowException):
+            last = self.pod_manager.read_pod(pod)
         try:
-            super().cleanup(pod, remote_pod, *arguments, **named)
-        except AirflowSkipException:
-            raise
-        except AirflowException as error:
-            code = exit_code(remote_pod, self.base_container_name)
-            airflow_step.end(self.task_id, code if code else Exit.TEMPORARY, str(error), skips=self.skips)
+            super().cleanup(pod, last or remote_pod, *arguments, **named)
+        except AirflowException:
+            code, said = became(last, self.base_container_name, step=self.task_id)
+            if last is not None and last.status.phase == "Pending":  # it must not start beside its repetition
+                self.pod_manager.delete_pod(last)
+            airflow_step.end(self.task_id, code, said, skips=self.skips)
 
 
-def exit_code(remote_pod: Any, container: str) -> int | None:
-    """The exit code of a pod's container; None where the pod died before there was one."""
-    for status in (remote_pod.status and remote_pod.status.container_statuses) or []:
-        if status.name == container and status.state and status.state.terminated:
-            return int(status.state.terminated.exit_code)
-    return None
+def became(pod: Any, container: str, *, step: str) -> tuple[int, str]:
+    """What became of a pod that did not succeed.
+
+    Args:
+        pod: as the Kubernetes API describes it last; None where it is gone.
+        container: the container that runs the step.
+        step: its name, for what is said.
+
+    Returns:
+        An exit code of `regraft.errors.Exit`, and what to tell people: the step's own last words where it had any.
+    """
+    if pod is None:
+        return Exit.TEMPORARY, f"{step}: its pod was deleted before it ended"
+    status = pod.status
+    for condition in status.conditions or []:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            asked = _limits(pod, container)
+            return Exit.TEMPORARY, (
+                f"{step}: no node takes its pod: {condition.message}\n  it asks for {asked}\n"
+                f"  next: free or add such a node, or change resources.{step} in the recipe"
+            )
+    if status.reason:  # such as Evicted
+        return Exit.TEMPORARY, f"{step}: its pod was ended by Kubernetes: {status.reason}: {status.message}"
+    for found in status.container_statuses or []:
+        waiting, ended = found.state and found.state.waiting, found.state and found.state.terminated
+        if found.name != container:
+            continue
+        if waiting:
+            return Exit.TEMPORARY, f"{step}: its pod does not start: {waiting.reason}: {waiting.message}"
+        if ended and ended.reason == "OOMKilled":
+            return Exit.BAD_INPUT, (
+                f"{step}: was killed because it used more memory than its limit ({_limits(pod, container)})\n"
+                f"  next: raise resources.{step}.memory in the recipe, then run it again: it resumes"
+            )
+        if ended:
+            return ended.exit_code or Exit.TEMPORARY, (ended.message or "").strip()
+    return Exit.TEMPORARY, f"{step}: its pod {pod.metadata.name} ended for no reason that Kubernetes tells"
+
+
+def _limits(pod: Any, container: str) -> str:
+    """The limits of a container, such as `cpu 4, memory 16Gi, nvidia.com/gpu 1`."""
+    (found,) = [c for c in pod.spec.containers if c.name == container]
+    return ", ".join(f"{name} {amount}" for name, amount in sorted(found.resources.limits.items()))
 
 
 def pod(
@@ -67,6 +110,7 @@ def pod(
         do_xcom_push=False,
         on_finish_action="delete_succeeded_pod",
         termination_grace_period=airflow_step.GRACE_SECONDS,
+        schedule_timeout_seconds=cluster.pending_minutes * 60,
         startup_timeout_seconds=900,
         log_pod_spec_on_failure=False,
         **task,
@@ -129,6 +173,7 @@ def template(
                 "env": variables,
                 "resources": {"limits": limits, "requests": limits},
                 "securityContext": confined,
+                "terminationMessagePolicy": "FallbackToLogsOnError",
                 "volumeMounts": mounts,
             }
         ],

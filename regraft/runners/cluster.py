@@ -56,6 +56,8 @@ class Cluster(Placement):
     """The one time zone of Kubeflow's schedules (CRON_SCHEDULE_TIMEZONE of its scheduledworkflow controller)."""
     retries: Annotated[int, Field(ge=0)] = 3
     """How often a step whose pod died, or that found a server away, is started again."""
+    pending_minutes: Annotated[int, Field(ge=1)] = 15
+    """How long Airflow waits for a node that takes a pod, before it says why there is none; then `retries` count."""
     steps: dict[StepName, Placement] = Field(default_factory=dict)
     """What single steps get beside that."""
 

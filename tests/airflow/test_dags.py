@@ -194,21 +194,90 @@ def test_a_pods_exit_code_decides_what_airflow_does(laptop: Laptop, monkeypatch:
     from kubernetes.client import models as k8s
 
     task = pods(laptop, monkeypatch)["validate"]
-    talks = ("process_pod_deletion", "patch_already_checked", "_read_pod_events", "_read_pod_container_states")
-    for method in (*talks, "is_istio_enabled"):
-        monkeypatch.setattr(type(task), method, lambda *arguments, **named: None)
     expected = {10: AirflowSkipException, 20: AirflowFailException, 1: AirflowFailException, 75: AirflowException,
                 137: AirflowException}  # fmt: skip
     for code, kind in expected.items():
-        ended = k8s.V1ContainerState(terminated=k8s.V1ContainerStateTerminated(exit_code=code))
-        status = k8s.V1ContainerStatus(name="base", state=ended, image="i", image_id="i", ready=False, restart_count=0)
-        pod = k8s.V1Pod(
-            metadata=k8s.V1ObjectMeta(name="pod"),
-            status=k8s.V1PodStatus(phase="Failed", container_statuses=[status]),
-        )
-        with pytest.raises(kind) as caught:
-            task.cleanup(pod, pod)
+        pod = ended_pod(k8s.V1ContainerStateTerminated(exit_code=code, message="validate: the last words\n"))
+        with pytest.raises(kind, match="the last words") as caught:
+            cleaned_up(task, pod, monkeypatch)
         assert type(caught.value) is kind, code
+
+
+def ended_pod(ended: Any = None, **status: Any) -> Any:
+    """A failed pod as the Kubernetes API describes it."""
+    from kubernetes.client import models as k8s
+
+    state = k8s.V1ContainerState(terminated=ended)
+    one = k8s.V1ContainerStatus(name="base", state=state, image="i", image_id="i", ready=False, restart_count=0)
+    limits = k8s.V1ResourceRequirements(limits={"memory": "16Gi", "nvidia.com/gpu": "2"})
+    return k8s.V1Pod(
+        metadata=k8s.V1ObjectMeta(name="pod"),
+        spec=k8s.V1PodSpec(containers=[k8s.V1Container(name="base", resources=limits)]),
+        status=k8s.V1PodStatus(**{"phase": "Failed", "container_statuses": [one] if ended else [], **status}),
+    )
+
+
+class Api:
+    """The part of KPO that talks to Kubernetes."""
+
+    def __init__(self, pod: Any) -> None:
+        self.pod, self.deleted = pod, False
+
+    def read_pod(self, pod: Any) -> Any:
+        if self.pod is None:
+            from kubernetes.client.exceptions import ApiException
+
+            raise ApiException(status=404)
+        return self.pod
+
+    def delete_pod(self, pod: Any) -> None:
+        self.deleted = True
+
+
+def cleaned_up(task: Any, pod: Any, monkeypatch: pytest.MonkeyPatch) -> Api:
+    """Lets the operator clean up after a pod of which it saw the start only."""
+    talks = ("process_pod_deletion", "patch_already_checked", "_read_pod_events", "_read_pod_container_states")
+    for method in (*talks, "is_istio_enabled"):
+        monkeypatch.setattr(type(task), method, lambda *arguments, **named: None)
+    api = Api(pod)
+    monkeypatch.setattr(type(task), "pod_manager", api)
+    task.cleanup(pod, ended_pod(phase="Running"))
+    return api
+
+
+def test_a_pod_that_used_too_much_memory_says_which_limit_to_raise(
+    laptop: Laptop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+    from kubernetes.client import models as k8s
+
+    task = pods(laptop, monkeypatch)["finetune"]
+    killed = ended_pod(k8s.V1ContainerStateTerminated(exit_code=137, reason="OOMKilled"))
+    with pytest.raises(AirflowFailException, match=r"memory 16Gi.*\n.*raise resources\.finetune\.memory"):
+        cleaned_up(task, killed, monkeypatch)
+
+
+def test_a_pod_that_no_node_takes_says_why_and_does_not_linger(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.exceptions import AirflowException
+    from kubernetes.client import models as k8s
+
+    task = pods(laptop, monkeypatch)["finetune"]
+    assert task.schedule_timeout_seconds == 15 * 60
+    why = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    condition = k8s.V1PodCondition(type="PodScheduled", status="False", reason="Unschedulable", message=why)
+    api = Api(ended_pod(phase="Pending", conditions=[condition]))
+    monkeypatch.setattr(type(task), "pod_manager", api)
+    with pytest.raises(AirflowException, match=r"Insufficient nvidia.com/gpu.*\n.*nvidia.com/gpu 2.*\n.*next"):
+        task.cleanup(api.pod, api.pod)
+    assert api.deleted
+
+
+def test_a_pod_that_was_deleted_is_started_again(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.exceptions import AirflowException
+
+    with pytest.raises(AirflowException, match="deleted before it ended") as caught:
+        cleaned_up(pods(laptop, monkeypatch)["finetune"], None, monkeypatch)
+    assert type(caught.value) is AirflowException
 
 
 def test_pods_survive_serialisation_too(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
