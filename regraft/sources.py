@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -15,8 +16,8 @@ from typing import Any
 from regraft.errors import BadInput, Temporary
 
 
-def expand(location: str) -> str:
-    """Puts environment variables into `${NAME}` and `${NAME:-default}`, and the file system's path for `package://`."""
+def variables(location: str) -> str:
+    """Puts environment variables into `${NAME}` and `${NAME:-default}`. Raises BadInput."""
 
     def value(match: re.Match[str]) -> str:
         found = os.environ.get(match[1], match[2])
@@ -28,7 +29,12 @@ def expand(location: str) -> str:
             )
         return found
 
-    location = re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", value, location)
+    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", value, location)
+
+
+def expand(location: str) -> str:
+    """What a location of a recipe names: variables put in, and the file system's path for `package://`."""
+    location = variables(location)
     if location.startswith("package://"):
         name, _, path = location.removeprefix("package://").partition("/")
         spec = importlib.util.find_spec(name)
@@ -127,19 +133,21 @@ MODEL_FILES = (
 def base_model_digest(location: str, revision: str | None) -> str:
     """What pins a base model: its commit on the Hub, else the digest of its files.
 
-    An installed package's files are taken by the digests in its RECORD, so that gigabytes are not read at each step.
+    An installed package's files are taken by the digests in its RECORD, so that gigabytes are not read at each step; a
+    copy of them in a folder or bucket has the same digest.
     """
+    location = variables(location)
     if revision:
         return hashlib.sha256(f"{location}@{revision}".encode()).hexdigest()
     if location.startswith("package://"):
         recorded = _recorded(location)
         if recorded:
-            return hashlib.sha256("\n".join(recorded).encode()).hexdigest()
+            return hashlib.sha256(b"".join(recorded)).hexdigest()
     return digest(location, MODEL_FILES)
 
 
-def _recorded(location: str) -> list[str]:
-    """`name sha256` of each file below a package:// location, from the RECORD of its distribution."""
+def _recorded(location: str) -> list[bytes]:
+    """SHA-256 of each file below a package:// location in the order of their paths, from its distribution's RECORD."""
     name, _, path = location.removeprefix("package://").partition("/")
     expand(location)  # a package that is not there is an error
     prefix = f"{name}/{path}".rstrip("/") + "/"
@@ -148,9 +156,10 @@ def _recorded(location: str) -> list[str]:
     except importlib.metadata.PackageNotFoundError:  # the distribution has another name than its package
         return []
     found = [e for e in entries if str(e).startswith(prefix) and str(e).endswith(MODEL_FILES)]
-    if not found or not all(e.hash for e in found):
+    found = [e for e in found if not e.name.startswith((".", "_"))]
+    if not found or not all(e.hash and e.hash.mode == "sha256" for e in found):
         return []
-    return sorted(f"{str(e).removeprefix(prefix)} {e.hash.value}" for e in found if e.hash)
+    return [base64.urlsafe_b64decode(f"{e.hash.value}==") for e in sorted(found, key=str) if e.hash]
 
 
 def pretrained(location: str, revision: str | None, folder: Path) -> tuple[str, dict[str, Any]]:
@@ -159,6 +168,7 @@ def pretrained(location: str, revision: str | None, folder: Path) -> tuple[str, 
     Args:
         folder: where files of a bucket are downloaded to; local files stay where they are.
     """
+    location = variables(location)
     if location.startswith("hf://"):
         return location.removeprefix("hf://"), {"revision": revision}
     found = files(location, MODEL_FILES)
