@@ -102,6 +102,7 @@ def pod(
     return StepPod(
         image=cluster.image_of(step.name),
         name=f"regraft-{step.name}",
+        namespace=cluster.namespace,
         cmds=["python", "-m", module],
         arguments=["--recipe", RECIPE, *arguments],
         pod_template_dict=template(cluster, step=step, resources=resources, recipe=recipe, environment=environment),

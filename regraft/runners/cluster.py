@@ -42,6 +42,8 @@ class Cluster(Placement):
 
     image: str = "regraft-{step}:{version}"
     """Image of a step; {step} and {version} (regraft's own) are put in."""
+    namespace: str | None = None
+    """Namespace that Airflow starts pods in; its own, or that of its connection, when left out."""
     pull_secrets: tuple[str, ...] = ()
     store: Location | None = None
     """URL of the store, or a path on one of the volumes; asked for at each run when left out."""

@@ -1,0 +1,204 @@
+"""A namespace of the cluster that KUBECONFIG names, with the chart in it, for tests, by kubectl and helm.
+
+It knows a cluster, images and nothing else, so it is the same on kind, on a cloud, and on what `.ci/run` starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from regraft.recipe import StepName
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "helm/regraft"
+HERE = Path(__file__).parent
+REGISTRY = os.environ.get("REGRAFT_REGISTRY", "")
+TAG = os.environ.get("REGRAFT_TAG", "0.1.0")
+VALUES = """\
+images: {pullPolicy: IfNotPresent}
+store:
+  existingSecret: regraft-store
+  env: {AWS_ENDPOINT_URL: "http://s3:9000", AWS_DEFAULT_REGION: us-east-1}
+mlflow:
+  backendStore: {existingSecret: mlflow-database}
+  resources:
+    requests: {cpu: 50m, memory: 256Mi}
+    limits: {cpu: "1", memory: 1536Mi}
+triton:
+  resources:
+    requests: {cpu: 100m, memory: 256Mi}
+    limits: {cpu: "1", memory: 1Gi}
+  repository: {storageClass: regraft-test, size: 1Gi}
+"""
+CLIENT = """\
+import http.client, json, signal, sys, threading, time
+answers, lost, versions, ending = 0, [], set(), threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: ending.set())
+body = json.dumps({"inputs": [{"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["a fine film"]}]})
+
+def ask():
+    global answers
+    while not ending.wait(0.02):
+        try:  # a connection each, so that the Service chooses a replica each time
+            connection = http.client.HTTPConnection("regraft-triton", 8000, timeout=30)
+            connection.request("POST", f"/v2/models/{sys.argv[1]}/infer", body)
+            answer = connection.getresponse()
+            content = json.loads(answer.read())
+            assert answer.status == 200, content
+            versions.add(content["model_version"])
+            answers += 1
+        except Exception as error:
+            lost.append(f"{type(error).__name__}: {error}")
+        finally:
+            connection.close()
+
+threads = [threading.Thread(target=ask) for _ in range(2)]
+[thread.start() for thread in threads]
+while any(thread.is_alive() for thread in threads):
+    print(json.dumps({"answers": answers, "lost": lost[:20], "versions": sorted(versions)}), flush=True)
+    time.sleep(0.5)
+print(json.dumps({"answers": answers, "lost": lost[:20], "versions": sorted(versions)}), flush=True)
+"""
+
+
+def image(name: str) -> str:
+    return f"{REGISTRY}regraft-{name}:{TAG}"
+
+
+def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
+    """The output of a command."""
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True)
+    assert not check or done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def until(holds: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+    """Waits until something holds, and gives what it gave."""
+    deadline, last = time.monotonic() + seconds, ""
+    while time.monotonic() < deadline:
+        try:
+            if found := holds():
+                return found
+        except (OSError, AssertionError) as error:
+            last = str(error)
+        time.sleep(0.3)
+    raise AssertionError(f"after {seconds} s not yet: {what}; {last}")
+
+
+class Namespace:
+    """One namespace, and what tests do in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.helm_command = shutil.which("helm") or str(ROOT / ".cache/helm/helm")
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        return run("kubectl", "-n", self.name, *arguments, stdin=stdin, check=check)
+
+    def get(self, *arguments: str) -> Any:
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def helm(self, *arguments: str) -> str:
+        return run(self.helm_command, "-n", self.name, *arguments)
+
+    def create(self) -> None:
+        """The namespace with the servers that the chart expects to find."""
+        run("kubectl", "create", "namespace", self.name)
+        until(lambda: self.get("serviceaccount", "default"), "the namespace is ready")
+        self.kubectl("apply", "-f", str(HERE / "servers.yaml"))
+        for name in ("postgres", "s3"):
+            self.kubectl("rollout", "status", f"deployment/{name}", "--timeout=120s")
+        self.kubectl("wait", "--for=condition=complete", "job/models", "--timeout=60s")
+
+    def delete(self) -> None:
+        run("kubectl", "delete", "namespace", self.name, "--timeout=180s", check=False)
+        run("kubectl", "delete", "persistentvolume", "regraft-test-models", "--ignore-not-found", check=False)
+
+    def install(self, values: Path, recipes: dict[str, Path]) -> None:
+        given = [f"--set-file=recipes.{name}={path}" for name, path in recipes.items()]
+        registry = [f"--set=images.registry={REGISTRY.rstrip('/')}", f"--set=images.tag={TAG}"]
+        self.helm("install", "regraft", str(CHART), "-f", str(values), *given, *registry, "--wait", "--timeout=5m")
+
+    @contextmanager
+    def forwarded(self, service: str, port: int) -> Iterator[str]:
+        """host:port on loopback that leads to a pod of a Service."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            local = free.getsockname()[1]
+        command = ["kubectl", "-n", self.name, "port-forward", f"service/{service}", f"{local}:{port}"]
+        # It ends with the pod that it leads to; the loop starts it again, as a person would.
+        loop = ["sh", "-c", f"while :; do {' '.join(command)}; sleep 0.5; done"]
+        process = subprocess.Popen(
+            loop, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, text=True
+        )
+        try:
+            until(lambda: socket.create_connection(("127.0.0.1", local), 1), f"{service} is forwarded")
+            yield f"127.0.0.1:{local}"
+        finally:
+            os.killpg(process.pid, 9)
+            process.wait()
+
+    def pods(self, selector: str, *, phase: str = "") -> list[str]:
+        found = self.get("pods", "-l", selector)["items"]
+        return [pod["metadata"]["name"] for pod in found if not phase or pod["status"]["phase"] == phase]
+
+    def working(self, step: StepName, says: str) -> str:
+        """Waits until the pod of a step has said something; gives the pod."""
+
+        def there() -> str:
+            for pod in self.pods(f"regraft/step={step}", phase="Running"):
+                if says in self.kubectl("logs", pod, "-c", "base", check=False):
+                    return pod
+            return ""
+
+        return str(until(there, f"{step} says {says!r}", 240))
+
+    def served(self, model: str) -> dict[str, list[int]]:
+        """The versions that each Triton pod serves, by its name."""
+        ask = (
+            "import json, urllib.request as u; r = u.Request('http://127.0.0.1:8000/v2/repository/index', b'{}'); "
+            f"print([int(m['version']) for m in json.load(u.urlopen(r)) if m['name'] == '{model}' "
+            "and m.get('state') == 'READY'])"
+        )
+        return {
+            pod: sorted(json.loads(self.kubectl("exec", pod, "--", "python3", "-c", ask)))
+            for pod in self.pods("app.kubernetes.io/component=triton")
+        }
+
+    @contextmanager
+    def traffic(self, model: str) -> Iterator[Callable[[], dict[str, Any]]]:
+        """A pod that asks a model all the time through the Service; gives what it has counted up to now."""
+        self.kubectl("delete", "pod", "traffic", "--ignore-not-found")
+        limits = {"cpu": "500m", "memory": "128Mi"}
+        container = {
+            "name": "traffic",
+            "image": image("triton"),
+            "command": ["python3", "-c", CLIENT, model],
+            "resources": {"limits": limits, "requests": {"cpu": "50m"}},
+        }
+        spec = {"restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container]}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "traffic"}, "spec": spec}
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
+
+        def counted() -> dict[str, Any]:
+            return dict(json.loads(self.kubectl("logs", "traffic", "--tail=1").strip()))
+
+        until(lambda: counted()["answers"], "the client has an answer")
+        try:
+            yield counted
+        finally:
+            self.kubectl("delete", "pod", "traffic", "--wait=false")
+
+    def outage(self, address: str, seconds: float) -> None:
+        """Makes the S3 server answer 503 for a while."""
+        urllib.request.urlopen(urllib.request.Request(f"http://{address}/-/outage?{seconds}", method="POST")).close()
