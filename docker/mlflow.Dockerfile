@@ -2,11 +2,15 @@
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
-COPY requirements/mlflow.txt /tmp/requirements.txt
+COPY requirements/build.txt requirements/mlflow.txt /tmp/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -m venv --without-pip /opt/mlflow \
- && python -m pip --python /opt/mlflow install --no-deps --require-hashes -r /tmp/requirements.txt \
- && /opt/mlflow/bin/python -m compileall -q /opt/mlflow/lib
+    python -m pip install --root-user-action=ignore --no-deps --require-hashes -r /tmp/build.txt \
+ && python -m venv --without-pip /opt/mlflow
+COPY docker/slim.py /tmp/slim.py
+RUN --mount=type=cache,target=/root/.cache/uv \
+    UV_SYSTEM_CERTS=true UV_LINK_MODE=copy \
+    uv pip install --python /opt/mlflow --compile-bytecode --no-deps --require-hashes -r /tmp/mlflow.txt \
+ && python /tmp/slim.py /opt/mlflow
 
 FROM ${PYTHON}
 ARG VERSION=0.1.0

@@ -7,17 +7,21 @@ ARG NVIDIA=nvcr.io/nvidia/tritonserver:26.09-pyt-python-py3
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
-COPY requirements/serving.txt requirements/tritonserver.txt /tmp/
+COPY requirements/build.txt requirements/serving.txt requirements/tritonserver.txt /tmp/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -m venv --without-pip /opt/regraft \
- && python -m pip --python /opt/regraft install --no-deps --require-hashes -r /tmp/serving.txt \
- && python -m pip install --no-deps --require-hashes --target /tmp/wheel -r /tmp/tritonserver.txt
+    python -m pip install --root-user-action=ignore --no-deps --require-hashes -r /tmp/build.txt \
+ && python -m venv --without-pip /opt/regraft
+COPY docker/slim.py /tmp/slim.py
+RUN --mount=type=cache,target=/root/.cache/uv \
+    export UV_SYSTEM_CERTS=true UV_LINK_MODE=copy \
+ && uv pip install --python /opt/regraft --compile-bytecode --no-deps --require-hashes -r /tmp/serving.txt \
+ && uv pip install --no-deps --require-hashes --target /tmp/wheel -r /tmp/tritonserver.txt \
+ && python /tmp/slim.py /opt/regraft
 COPY regraft /app/regraft
 COPY components/__init__.py /app/components/__init__.py
 COPY components/deploy /app/components/deploy
 RUN cd /app \
- && /opt/regraft/bin/python -m components.deploy.tritonserver --wheel-dir /tmp/wheel --to /opt/tritonserver \
- && /opt/regraft/bin/python -m compileall -q /app /opt/regraft/lib
+ && /opt/regraft/bin/python -m components.deploy.tritonserver --wheel-dir /tmp/wheel --to /opt/tritonserver
 
 FROM ${PYTHON} AS pypi
 COPY --from=build /opt/regraft /opt/regraft
@@ -30,6 +34,10 @@ COPY requirements/serving.txt /tmp/requirements.txt
 RUN pip install --no-cache-dir --no-deps --require-hashes --break-system-packages -r /tmp/requirements.txt
 
 FROM ${BASE}
+COPY regraft /app/regraft
+COPY components/__init__.py /app/components/__init__.py
+COPY components/deploy /app/components/deploy
+RUN python3 -m compileall -q /app
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG SOURCE=""
@@ -38,7 +46,6 @@ LABEL org.opencontainers.image.title="regraft-triton" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=build /app /app
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp REGRAFT_TRITONSERVER=/opt/tritonserver
 WORKDIR /app
 USER 10001:10001

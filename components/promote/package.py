@@ -44,7 +44,7 @@ def logged_model(context: Context, client: Any, *, model: Manifest, run_id: str)
             input_example=texts[:2],
             signature=_signature(context),
             model_config={"truncation": True, "max_length": classifier.max_length},
-            pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS],
+            pip_requirements=_requirements(),
             tags={IDENTITY_TAG: model.identity},
         )
     _prove(context, info.model_uri, texts, expected, classifier)
@@ -60,7 +60,12 @@ def _ready(client: Any, experiment_id: str, identity: str) -> str | None:
     return str(found[0].model_id) if found else None
 
 
-REQUIREMENTS = ("mlflow", "torch", "transformers")
+def _requirements() -> list[str]:
+    """What a reader of the model has to install."""
+    import mlflow
+
+    others = (f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in ("torch", "transformers"))
+    return [f"mlflow=={mlflow.__version__}", *others]  # only its part mlflow-skinny may be installed here
 
 
 def _signature(context: Context) -> Any:
