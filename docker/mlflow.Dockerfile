@@ -1,3 +1,4 @@
+# checkov:skip=CKV_DOCKER_7: the base image's tag is that of the argument
 # The MLflow server: tracking, registry and artifacts through the server, on PostgreSQL and an object store.
 ARG PYTHON=python:3.11-slim-bookworm
 

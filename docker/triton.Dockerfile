@@ -1,3 +1,4 @@
+# checkov:skip=CKV_DOCKER_7: the base image's tag is that of the argument
 # Triton Inference Server with what regraft's models need: tokenizers, ONNX Runtime, numpy.
 # The default stands on NVIDIA's release. Where that cannot be pulled (and no GPU is needed):
 #   --build-arg BASE=pypi
@@ -20,8 +21,8 @@ RUN --mount=type=cache,target=/root/.cache/uv \
 COPY regraft /app/regraft
 COPY components/__init__.py /app/components/__init__.py
 COPY components/deploy /app/components/deploy
-RUN cd /app \
- && /opt/regraft/bin/python -m components.deploy.tritonserver --wheel-dir /tmp/wheel --to /opt/tritonserver
+WORKDIR /app
+RUN /opt/regraft/bin/python -m components.deploy.tritonserver --wheel-dir /tmp/wheel --to /opt/tritonserver
 
 FROM ${PYTHON} AS pypi
 COPY --from=build /opt/regraft /opt/regraft
