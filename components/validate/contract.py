@@ -98,13 +98,14 @@ def checks(
     bad = counted - good
     why = ", ".join(f"{n:,} {reason}" for reason, n in sorted(reasons.items(), key=lambda i: (-i[1], i[0])) if reason)
     unknown = ", ".join(repr(label) for label, _ in tally.unknown_labels.most_common(5))
-    detail = f" ({why}{f': {unknown}; the recipe knows {list(data.labels)}' if unknown else ''})" if why else ""
+    why += f": {unknown}; the recipe knows {list(data.labels)}" if unknown else ""
+    why += f"; the first malformed: {tally.malformed}" if tally.malformed else ""
     yield of_rows(
         "quarantine",
         "critical",
         bad,
         data.quarantine,
-        f"are bad and set aside{detail}",
+        f"are bad and set aside{f' ({why})' if why else ''}",
         of=counted,
         key="data.quarantine",
     )

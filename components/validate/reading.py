@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import bz2
-import csv
 import difflib
+import functools
 import gzip
-import io
-import itertools
-import json
 import lzma
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from components.validate import lines
+from components.validate.lines import Part
 from regraft import sources
 from regraft.errors import BadInput
 from regraft.recipe import Data
@@ -27,9 +26,6 @@ SUFFIXES = tuple(
 )
 BATCH_ROWS = 65_536
 BATCH_BYTES = 16 << 20
-BLOCK_BYTES = 32 << 20
-"""Bytes of CSV and JSON Lines that are parsed at once, and so the length of the longest line."""
-SNIFFED_LINES = 1000
 
 
 def files(data: Data) -> list[tuple[Any, str, int]]:
@@ -48,7 +44,8 @@ def batches(data: Data, found: list[tuple[Any, str, int]]) -> Iterator[tuple[Any
 
     Yields:
         A table with the columns `text` (binary, so that damaged UTF-8 can be told from good), `label` (string), `time`
-        (timestamp in UTC, if the recipe has a time column), `slice.<name>` (string), `file` and `row` (from 1); and
+        (timestamp in UTC, if the recipe has a time column), `slice.<name>` (string), `file` and `row` (from 1), and
+        `malformed` (string): where and why a line cannot be parsed, else null; its text is the line's first bytes. And
         the share of the source that is read.
 
     Raises:
@@ -57,12 +54,17 @@ def batches(data: Data, found: list[tuple[Any, str, int]]) -> Iterator[tuple[Any
     total = sum(size for _, _, size in found)
     done, rows = 0, 0
     for number, (system, path, size) in enumerate(found, start=1):
-        row = 1
+        malformed, before = 0, rows
         with sources.reading(data.source), system.open(path, "rb") as file, _understood(path, data):
-            for table in _tables(file, path, data):
-                yield _uniform(table, data, path, number, row), (done + min(file.tell(), size)) / total
-                row += table.num_rows
-        rows += row - 1
+            for part in _parts(file, path, data):
+                rows += part.table.num_rows
+                malformed += len(part.malformed)
+                yield _uniform(part, data, path, number), (done + min(file.tell(), size)) / total
+            if malformed and malformed == rows - before:
+                line = next(iter(part.malformed.values()))
+                raise BadInput(
+                    f"cannot be read: each of its {malformed:,} rows is malformed; row {line.row} {line.why}"
+                )
         done += size
     if rows == 0:
         raise BadInput("no file has a row", where=data.source, next="check what writes data.source")
@@ -82,10 +84,14 @@ def _understood(path: str, data: Data) -> Iterator[None]:
     advice = "mend the file or leave it out of data.source"
     try:
         yield
+    except BadInput as error:
+        error.where = error.where or _name(path, data)
+        error.next = error.next or advice
+        raise
     except pa.ArrowInvalid as error:
         what = str(error).splitlines()[0]
         if "straddling" in what:
-            what = f"has a line longer than {BLOCK_BYTES >> 20} MiB"
+            what = f"has a line longer than {lines.BLOCK_BYTES >> 20} MiB"
         raise BadInput(f"cannot be read: {what}", where=_name(path, data), next=advice) from error
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, lzma.LZMAError, pa.ArrowException) as error:
         raise BadInput(f"cannot be read: {error}", where=_name(path, data), next=advice) from error
@@ -96,18 +102,18 @@ def _understood(path: str, data: Data) -> Iterator[None]:
         raise BadInput(f"cannot be read: {error}", where=_name(path, data), next=advice) from error
 
 
-def _tables(file: Any, path: str, data: Data) -> Iterator[Any]:
-    """The tables of one file, with at least the wanted columns that the file itself has."""
-    name = path.lower()
+def _parts(file: Any, path: str, data: Data) -> Iterator[Part]:
+    """The rows of one file, with at least the wanted columns that the file itself has."""
+    name, present = path.lower(), functools.partial(_present, path=path, data=data)
     for ending, unpack in ((".gz", gzip.open), (".bz2", bz2.open), (".xz", lzma.open)):
         if name.endswith(ending):
             name, file = name.removesuffix(ending), unpack(file, "rb")
     if name.endswith(".parquet"):
-        return _parquet(file, path, data)
+        return _parquet(file, present)
     if name.endswith((".csv", ".tsv")):
-        return _csv(file, path, data, "\t" if name.endswith(".tsv") else ",")
+        return _sliced(lines.csv_parts(file, present, "\t" if name.endswith(".tsv") else ","))
     if name.endswith((".jsonl", ".ndjson", ".json")):
-        return _json_lines(file, path, data)
+        return _sliced(lines.json_parts(file, present, wanted(data)))
     raise BadInput(
         f"the format {Path(path).suffix or 'without a suffix'} is not one of {', '.join(SUFFIXES)}",
         where=_name(path, data),
@@ -148,12 +154,13 @@ def _present(found: list[str], path: str, data: Data) -> list[str]:
     return [column for column in wanted(data) if column in found]
 
 
-def _parquet(file: Any, path: str, data: Data) -> Iterator[Any]:
+def _parquet(file: Any, present: lines.Present) -> Iterator[Part]:
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     source = pq.ParquetFile(file)
-    columns = _present(source.schema_arrow.names, path, data)
+    columns, row = present(source.schema_arrow.names), 1
     bytes_a_row = sum(
         group.column(i).total_uncompressed_size
         for group in map(source.metadata.row_group, range(source.metadata.num_row_groups))
@@ -161,86 +168,25 @@ def _parquet(file: Any, path: str, data: Data) -> Iterator[Any]:
     ) // max(1, source.metadata.num_rows)
     size = max(64, min(BATCH_ROWS, BATCH_BYTES // max(1, bytes_a_row)))
     for batch in source.iter_batches(batch_size=size, columns=columns):
-        yield pa.table(batch)
+        yield Part(pa.table(batch), np.arange(row, row + batch.num_rows), {})
+        row += batch.num_rows
 
 
-def _csv(file: Any, path: str, data: Data, delimiter: str) -> Iterator[Any]:
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
-    head = io.TextIOWrapper(_Unclosed(file), encoding="utf-8-sig", newline="")
-    names = next(csv.reader(head, delimiter=delimiter), [])
-    file.seek(0)
-    columns = _present(names, path, data)
-    reader = arrow_csv.open_csv(
-        file,
-        read_options=arrow_csv.ReadOptions(block_size=BLOCK_BYTES),
-        parse_options=arrow_csv.ParseOptions(newlines_in_values=True, delimiter=delimiter),
-        convert_options=arrow_csv.ConvertOptions(
-            check_utf8=False, include_columns=columns, column_types=dict.fromkeys(columns, pa.binary())
-        ),
-    )
-    return _sliced(reader)
+def _sliced(parts: Iterator[Part]) -> Iterator[Part]:
+    for table, rows, malformed in parts:
+        size = max(64, min(BATCH_ROWS, BATCH_BYTES * max(1, table.num_rows) // max(1, table.nbytes)))
+        for start in range(0, table.num_rows, size):
+            here = {index - start: line for index, line in malformed.items() if start <= index < start + size}
+            yield Part(table.slice(start, size), rows[start : start + size], here)
 
 
-def _json_lines(file: Any, path: str, data: Data) -> Iterator[Any]:
-    import pyarrow as pa
-    from pyarrow import json as arrow_json
-
-    columns = wanted(data)
-    seen: dict[str, Any] = {}
-    for line in itertools.islice(file, SNIFFED_LINES):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line.decode("utf-8", "replace"))
-        except json.JSONDecodeError as error:
-            raise BadInput(f"has a line that is not JSON: {error}", where=_name(path, data)) from error
-        if not isinstance(record, dict):
-            raise BadInput("is not JSON Lines, which has one {…} object a line", where=_name(path, data))
-        seen = {**record, **{key: value for key, value in seen.items() if value is not None}}
-        if all(seen.get(column) is not None for column in columns):
-            break
-    file.seek(0)
-    present = _present(list(seen), path, data)
-    kinds = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
-    fields = [(column, kinds.get(type(seen[column]), pa.binary())) for column in present]
-    reader = arrow_json.open_json(
-        file,
-        read_options=arrow_json.ReadOptions(block_size=BLOCK_BYTES),
-        parse_options=arrow_json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore"),
-    )
-    return _sliced(reader)
-
-
-class _Unclosed(io.BufferedIOBase):
-    """Lets a text wrapper look at the head of a file without closing the file with itself."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def read1(self, size: int = -1, /) -> bytes:
-        return bytes(self._file.read(65_536 if size < 0 else size))
-
-
-def _sliced(reader: Any) -> Iterator[Any]:
-    import pyarrow as pa
-
-    for block in reader:
-        size = max(64, min(BATCH_ROWS, BATCH_BYTES * max(1, block.num_rows) // max(1, block.nbytes)))
-        for start in range(0, block.num_rows, size):
-            yield pa.table(block.slice(start, size))
-
-
-def _uniform(table: Any, data: Data, path: str, number: int, row: int) -> Any:
-    """The table with our names and types."""
+def _uniform(part: Part, data: Data, path: str, number: int) -> Any:
+    """The rows with our names and types."""
     import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    size = table.num_rows
+    table, size = part.table, part.table.num_rows
     constants = _partition(path)
 
     def column(name: str) -> Any:
@@ -255,13 +201,20 @@ def _uniform(table: Any, data: Data, path: str, number: int, row: int) -> Any:
     if not _is_text(text.type):
         raise _wrong_type(data.columns.text, text.type, "text", path, data)
     columns = {"text": text.cast(pa.large_binary()).cast(pa.binary())}
+    contents: list[bytes | None] = [None] * size
+    reasons: list[str | None] = [None] * size
+    for index, line in part.malformed.items():
+        contents[index], reasons[index] = line.content, f"row {line.row} of {Path(path).name} {line.why}"
+    if part.malformed:
+        columns["text"] = pc.coalesce(pa.array(contents, pa.binary()), columns["text"])
+    columns["malformed"] = pa.array(reasons, pa.string()) if part.malformed else pa.nulls(size, pa.string())
     columns["label"] = _strings(column(data.columns.label), data.columns.label, path, data)
     if data.columns.time:
         columns["time"] = _times(column(data.columns.time), data.columns.time, path, data)
     for name in data.columns.slices:
         columns[f"slice.{name}"] = _strings(column(name), name, path, data)
     columns["file"] = pa.array(np.full(size, number, dtype=np.int32))
-    columns["row"] = pa.array(np.arange(row, row + size, dtype=np.int64))
+    columns["row"] = pa.array(part.rows, pa.int64())
     return pa.table(columns)
 
 

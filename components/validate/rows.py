@@ -13,6 +13,7 @@ from regraft.recipe import Data
 SPLITS = ("train", "dev", "holdout")
 REASONS = (
     "",
+    "malformed line",
     "no text",
     "invalid UTF-8",
     "no label",
@@ -42,6 +43,8 @@ class Tally:
     unknown_labels: Counter[str] = field(default_factory=Counter)
     personal: Counter[str] = field(default_factory=Counter)
     words: Counter[str] = field(default_factory=Counter)
+    malformed: str | None = None
+    """Where the first malformed line is, and why it is malformed."""
     newest: datetime | None = None
 
     @property
@@ -71,7 +74,11 @@ def judge(table: Any, data: Data, start: datetime | None, end: datetime | None, 
     length = pc.utf8_length(neat).to_numpy()
     limits = data.contract.characters
     reasons = np.zeros(len(text), dtype=np.uint8)
+    malformed = table.column("malformed").drop_null()
+    if tally.malformed is None and len(malformed):
+        tally.malformed = malformed[0].as_py()
     problems = (
+        ("malformed line", _mask(pc.is_valid(table.column("malformed")))),
         ("no text", length == 0),
         ("invalid UTF-8", invalid),
         ("no label", _mask(pc.is_null(label))),
@@ -97,7 +104,7 @@ def judge(table: Any, data: Data, start: datetime | None, end: datetime | None, 
     good = np.flatnonzero(reasons == 0)
     named = label.take(good)
     tally.labels.update(_counts(named))
-    kept = table.take(good).drop_columns(["text", "label", *(["time"] if data.columns.time else [])])
+    kept = table.take(good).drop_columns(["text", "label", "malformed", *(["time"] if data.columns.time else [])])
     return _keyed(kept, text.take(good), neat.take(good), named, known.take(good), data, tally), aside
 
 

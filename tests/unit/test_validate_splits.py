@@ -43,6 +43,7 @@ def frozen(batches: list[list[Row]], *, splits: Splits | None = None, source_byt
                 {
                     "text": pa.array([text.encode() for text, _ in batch], pa.binary()),
                     "label": pa.array([label for _, label in batch], pa.string()),
+                    "malformed": pa.nulls(len(batch), pa.string()),
                     "file": pa.array([1] * len(batch), pa.int32()),
                     "row": pa.array(range(len(batch)), pa.int64()),
                 }
