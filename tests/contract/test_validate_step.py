@@ -409,7 +409,7 @@ HEAD = b"text,label\n"
         (
             "a.jsonl",
             b'{"text": {}, "label": "b"}\n' * 3,
-            "each of its 3 rows is malformed; row 1 JSON parse error: Col",
+            "each of its 3 rows is malformed; row 1 has dict in the column 'text'",
         ),
         ("a.csv", HEAD + b"a\nb\n", "each of its 2 rows is malformed; row 1 has 1 of the header's 2 values"),
         (
