@@ -85,7 +85,7 @@ STEPS: tuple[Step, ...] = (
         needs=("validate", "finetune", "evaluate"),
         recipe=("name", "task", "promotion", "gates"),
         code=("components.promote", "regraft.tasks", "regraft.contest", "regraft.gate", "regraft.intervals"),
-        libraries=("mlflow", "peft", "torch", "transformers"),
+        libraries=("mlflow-skinny", "peft", "torch", "transformers"),
         resources=Resources(cpu=1, memory="4Gi"),
         timeout_minutes=60,
     ),
