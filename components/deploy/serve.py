@@ -195,6 +195,17 @@ def _stop(process: subprocess.Popen[Any]) -> None:
     process.wait()
 
 
+def _make(repository: Path) -> None:
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"the model repository is not there and cannot be made: {error.strerror}",
+            where=str(repository),
+            next=f"mount it, so that user {os.getuid()} can read it",
+        ) from error
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m components.deploy.serve", description="Starts a Triton server.")
     parser.add_argument("--repository", type=Path, required=True, help="the model repository; made if it is not there")
@@ -212,7 +223,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         server = home(arguments.server)
-        arguments.repository.mkdir(parents=True, exist_ok=True)
+        _make(arguments.repository)
         ports = Ports(http=arguments.http_port, grpc=arguments.grpc_port, metrics=arguments.metrics_port)
         started = command(
             server,

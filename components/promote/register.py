@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import Any
 
 from components.promote import package
-from regraft import pipeline
 from regraft.errors import BadInput
 from regraft.gate import Verdict
 from regraft.step import Context
@@ -81,7 +80,7 @@ def tags(context: Context, *, model: Manifest, verdict: Verdict) -> dict[str, st
         "regraft.verdict": verdict.verdict,
         "regraft.run": context.run,
         "regraft.data": model.inputs["train"],
-        "regraft.code": pipeline.code_digest(pipeline.step("finetune")),
+        "regraft.code": model.document["code"],
         "regraft.evaluation": context.inputs["evaluation"],
     }
 
