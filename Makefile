@@ -27,10 +27,10 @@ INSTALL_TORCH = $(UV) pip install -q --python .venv --compile-bytecode --torch-b
 endif
 INSTALL = $(UV) pip install -q --compile-bytecode --no-deps --require-hashes
 
-.PHONY: help env data triton up down run demo test lint bench lock kfp helm images sbom clean
+.PHONY: help env data triton up down run demo test lint bench lock airflow kfp helm images sbom test-servers e2e clean
 
 help: ## Show what make can do.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: env data triton ## Run the example from fresh data to a served model, on this machine.
 	@$(REGRAFT) up
@@ -175,6 +175,12 @@ $(STEPS:%=sbom-%) $(SERVERS:%=sbom-%): sbom-%: .venv-images/.done
 	@[ -x .venv-images/bin/python ] || $(UV) venv -q --python 3.11 .venv-images
 	$(INSTALL) --python .venv-images -r requirements/images.txt
 	touch $@
+
+test-servers: ## Build the image with the database and the S3 server that the tests of a cluster use.
+	@DOCKER_BUILDKIT=1 $(DOCKER) build -q $(BUILD_FLAGS) -f tests/cluster/servers.Dockerfile -t regraft-test-servers:1 tests/cluster
+
+e2e: .venv/.dev .venv-airflow/.done data helm ## Test the chart and the whole pipeline on the cluster of KUBECONFIG.
+	@PATH="$$PATH:$(CURDIR)/.cache/helm" $(BIN)/pytest -x --durations=10 tests/cluster
 
 helm: .cache/helm/helm ## Fetch helm, for the tests of the chart.
 .cache/helm/helm:

@@ -28,7 +28,11 @@ VALUES = """\
 images: {pullPolicy: IfNotPresent}
 store:
   existingSecret: regraft-store
-  env: {AWS_ENDPOINT_URL: "http://s3:9000", AWS_DEFAULT_REGION: us-east-1}
+  env:
+    AWS_ENDPOINT_URL: http://s3:9000
+    AWS_DEFAULT_REGION: us-east-1
+    REGRAFT_DATA: s3://regraft/data
+    REGRAFT_BASE_MODEL: s3://regraft/minilm
 mlflow:
   backendStore: {existingSecret: mlflow-database}
   resources:

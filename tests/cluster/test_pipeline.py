@@ -40,21 +40,28 @@ WEEKS = [(FIRST_WEEK + timedelta(weeks=week)).strftime(pipeline.RUN_FORMAT) for 
 STEPS = [step.name for step in pipeline.STEPS]
 ALL_DONE = dict.fromkeys(STEPS, "success")
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "only-for-tests", "AWS_DEFAULT_REGION": "us-east-1"}
-CLUSTER = f"""\
-image: {REGISTRY}regraft-{{step}}:{TAG}
-namespace: {{namespace}}
-store: s3://regraft/store
-config_maps:
-  regraft-endpoints: [MLFLOW_TRACKING_URI, REGRAFT_TRITON_URLS, REGRAFT_MODEL_REPOSITORY, AWS_ENDPOINT_URL]
-secrets:
-  regraft-store: [AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY]
-environment: {{REGRAFT_DATA: "s3://regraft/data", REGRAFT_BASE_MODEL: "s3://regraft/minilm"}}
-service_account: regraft-pipeline
-run_as_user: 10001
-pending_minutes: 1
-steps:
-  deploy: {{volumes: {{regraft-models: /models}}, service_account: regraft-deploy, mount_token: true}}
-"""
+ENDPOINTS = ["MLFLOW_TRACKING_URI", "REGRAFT_TRITON_URLS", "REGRAFT_MODEL_REPOSITORY", "AWS_ENDPOINT_URL"]
+
+
+def settings(namespace: str) -> dict[str, Any]:
+    """What REGRAFT_CLUSTER says: dags/cluster.yaml without a pool of GPU nodes, which a test cluster has not."""
+    return {
+        "image": f"{REGISTRY}regraft-{{step}}:{TAG}",
+        "namespace": namespace,
+        "store": "s3://regraft/store",
+        "config_maps": {"regraft-endpoints": [*ENDPOINTS, "AWS_DEFAULT_REGION", "REGRAFT_DATA", "REGRAFT_BASE_MODEL"]},
+        "secrets": {"regraft-store": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]},
+        "service_account": "regraft-pipeline",
+        "run_as_user": 10001,
+        "pending_minutes": 1,
+        "steps": {
+            "deploy": {
+                "volumes": {"regraft-models": "/models"},
+                "service_account": "regraft-deploy",
+                "mount_token": True,
+            }
+        },
+    }
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,7 @@ def written(folder: Path) -> None:
     document: dict[str, Any] = yaml.safe_load((ROOT / f"dags/recipes/{NAME}.yaml").read_text())
     document["data"] |= {"source": "${REGRAFT_DATA}/weeks", "window": "7d"}
     document["training"]["epochs"] = 2  # the first week has few rows
+    del document["schedule"]  # or Airflow would begin with the run that is due today
     limits: dict[str, dict[str, Any]] = {step: {"cpu": 1.2, "memory": "4Gi"} for step in STEPS}
     limits["finetune"]["gpu"] = 1
     document["resources"] = limits
@@ -161,14 +169,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         namespace.install(values, {NAME: recipes / f"{NAME}.yaml"})
         mlflow = stack.enter_context(namespace.forwarded("regraft-mlflow", 5000))
         cluster = folder / "cluster.yaml"
-        cluster.write_text(CLUSTER.format(namespace=namespace.name, step="{step}"))
-        settings = {
+        cluster.write_text(yaml.safe_dump(settings(namespace.name)))
+        environment = {
             "REGRAFT_RECIPES": str(recipes),
             "REGRAFT_CLUSTER": str(cluster),
             "REGRAFT_RETRY_SECONDS": "5",
             "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "300",
         }
-        airflow = Airflow(folder / "airflow", settings, ROOT)
+        airflow = Airflow(folder / "airflow", environment, ROOT)
         stack.callback(airflow.stop)
         airflow.start()
         airflow.call("POST", "/pools", {"name": "regraft_gpu", "slots": 16})
