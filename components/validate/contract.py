@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from components.validate import docs
 from components.validate.freeze import Frozen
 from components.validate.profile import distance, word_drift
 from components.validate.rows import Tally
@@ -272,6 +273,7 @@ def judged(found: list[Check], frozen: Frozen, data: Data, out: Path) -> list[Ch
         )
         run = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table})
         (results[name],) = run.run_results.values()
+    docs.make_offline(out, {name: bool(result.success) for name, result in results.items()})
     passed = {r.expectation_config.kwargs["column"]: bool(r.success) for r in results["contract"].results}
     broken = [r.expectation_config.type for r in results["frozen-rows"].results if not r.success]
     whole = Check(

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -141,6 +142,24 @@ def test_great_expectations_shows_each_check_and_what_was_found(laptop: Laptop) 
         assert check["name"] == "frozen_rows" or check["sentence"] in page
     assert not laptop.checks()["duplicates"]["passed"]
     assert "Failed" in page
+    index = folder / "data_docs/index.html"
+    links = re.findall(r'href="((?:validations|expectations)/[^"]+)"', index.read_text())
+    assert file.relative_to(index.parent).as_posix() in links
+    assert len(links) == 4
+    assert all((index.parent / link).is_file() for link in links)
+
+
+def test_data_docs_open_offline(laptop: Laptop) -> None:
+    laptop.write("a.parquet", reviews(400))
+    assert laptop.run() == Exit.DONE
+    manifest = laptop.manifest()
+    folder = laptop.store.fetch(f"validate/{manifest.identity}", manifest, laptop.folder / "docs", only=("data_docs",))
+    pages = list(folder.rglob("*.html"))
+    assert len(pages) == 5
+    for page in pages:
+        text = page.read_text()
+        assert not re.findall(r"<script|<link|@import|<(?:img|iframe)[^>]*https?:|url\(\W?https?:", text), page
+        assert ".fa-check-circle::before" in text
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
