@@ -114,6 +114,7 @@ def pod(
         schedule_timeout_seconds=cluster.pending_minutes * 60,
         startup_timeout_seconds=900,
         log_pod_spec_on_failure=False,
+        termination_message_policy="FallbackToLogsOnError",
         **task,
     )
 
@@ -174,7 +175,6 @@ def template(
                 "env": variables,
                 "resources": {"limits": limits, "requests": limits},
                 "securityContext": confined,
-                "terminationMessagePolicy": "FallbackToLogsOnError",
                 "volumeMounts": mounts,
             }
         ],

@@ -171,6 +171,7 @@ def test_a_pod_is_fully_specified(laptop: Laptop, monkeypatch: pytest.MonkeyPatc
     (container,) = spec["containers"]
     assert container["image"] == "registry.example.com/ml/regraft-finetune:1"
     assert container["command"] == ["python", "-m", "components.finetune"]
+    assert container["termination_message_policy"] == "FallbackToLogsOnError", "the step's last words reach Airflow"
     assert container["args"][:2] == ["--recipe", "/recipe/recipe.yaml"]
     assert container["resources"]["limits"] == {"cpu": "4000m", "memory": "16Gi", "nvidia.com/gpu": "2"}
     assert spec["node_selector"] == {"pool": "ml", "gpu": "h100"}
