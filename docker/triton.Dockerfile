@@ -38,7 +38,8 @@ FROM ${BASE}
 COPY regraft /app/regraft
 COPY components/__init__.py /app/components/__init__.py
 COPY components/deploy /app/components/deploy
-RUN python3 -m compileall -q /app
+# A volume takes the owner of the folder that it is mounted over; who deploys is of group 0.
+RUN python3 -m compileall -q /app && install -d -o 10001 -g 0 -m 775 /models
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG SOURCE=""
