@@ -38,7 +38,8 @@ def facts(declared: Recipe, store: Store, run: str, endpoints: dict[str, str]) -
     manifests = {s["step"]: store.manifest(f"{s['step']}/{s['identity']}") for s in found if s["identity"]}
     evaluated, promoted = manifests.get("evaluate"), manifests.get("promote")
     document["stopped"] = next((s for s in found if s["state"] in ("refused", "failed")), None)
-    document["verdict"] = _output(store, evaluated, "verdict.json")
+    # promote has one of its own where the champion had changed after the evaluation
+    document["verdict"] = _output(store, promoted, "verdict.json") or _output(store, evaluated, "verdict.json")
     document["data"] = validated.metrics if (validated := manifests.get("validate")) else None
     document["registered"] = promoted.metrics.get("version") if promoted else None
     head = Ledger(store).head()
@@ -171,7 +172,8 @@ def _verdict(document: dict[str, Any]) -> RenderableType:
             lines.append(f"  {mark} {escape(gate.get('sentence') or gate['name'])}")
     if stopped and not (verdict and stopped["step"] == "evaluate"):
         colour = "yellow" if stopped["state"] == "refused" else "red"
-        lines.append(f"[bold {colour}]{stopped['step']} {stopped['state']}[/]  {escape(stopped['reason'] or '')}")
+        reason = (stopped["reason"] or "").removeprefix(verdict["sentence"] if verdict else "").strip()
+        lines.append(f"[bold {colour}]{stopped['step']} {stopped['state']}[/]  {escape(reason)}")
     return Text.from_markup("\n".join(lines) or "[dim]no verdict yet[/]")
 
 

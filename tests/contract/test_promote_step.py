@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -11,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import components.promote as step_promote
 from components.promote import follow, package
-from regraft import pipeline, recipe, step, tasks, tracking
+from regraft import pipeline, recipe, step, summary, tasks, tracking
 from regraft.errors import Exit
 from regraft.gate import Verdict
 from regraft.ledger import Entry, Ledger
@@ -242,6 +244,14 @@ def test_a_lost_race_is_refused_and_registers_nothing(
     assert verdict.verdict == "reject"
     assert verdict.champion is not None
     assert verdict.champion.model == head.model
+    facts = summary.facts(recipe.load(tiny.recipe), tiny.store, LATER, {})
+    assert Verdict.model_validate(facts["verdict"]) == verdict, "not evaluate's, which said promote"
+    console = Console(file=io.StringIO(), width=1000)
+    console.print(summary.render(facts))
+    shown = console.file.getvalue()
+    assert "REJECT" in shown
+    assert shown.count(verdict.sentence) == 1
+    assert "promote refused  Decided again by promote" in shown
 
 
 def test_a_registered_version_that_loses_says_so_and_is_no_challenger(
