@@ -185,4 +185,12 @@ def pretrained(location: str, revision: str | None, folder: Path) -> tuple[str, 
     weights = [name for _, name in found if name.endswith(".safetensors")]
     if not weights and not gguf:
         raise BadInput("no .safetensors and no .gguf file; pickled weights are never loaded", where=location)
-    return path, {"gguf_file": gguf[0]} if gguf and not weights else {}
+    if weights:
+        return path, {}
+    if importlib.util.find_spec("gguf") is None:
+        raise BadInput(
+            f"{gguf[0]} is read by the package gguf, which is not installed",
+            where=location,
+            next="pip install 'regraft[gguf]' where the steps run, or convert the base model to .safetensors",
+        )
+    return path, {"gguf_file": gguf[0]}

@@ -54,9 +54,11 @@ def _base(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
         raise kind(f"cannot load the base model: {error}", where=declared.source) from error
     except ValueError as error:
         raise BadInput(f"not a base model for {recipe.task}: {error}", where=declared.source) from error
-    except ImportError as error:  # such as gguf, for a GGUF file
+    except ImportError as error:  # such as sentencepiece, for its tokenizer
         raise BadInput(
-            f"the base model needs a package that is not installed: {error}", where=declared.source
+            f"the base model needs a package that is not installed: {error}",
+            where=declared.source,
+            next="pip install what the message names where the steps run",
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

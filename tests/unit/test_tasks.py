@@ -11,7 +11,8 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from regraft import recipe as recipes
-from regraft import tasks
+from regraft import sources, tasks
+from regraft.errors import BadInput
 from regraft.recipe import Recipe
 from tests import champions
 
@@ -106,3 +107,19 @@ def test_what_lies_beyond_max_length_does_not_count(tiny_base: Path, tmp_path: P
     beginning = "good film " * 20
     same = TASK.logits(loaded, [beginning + "awful " * 30, beginning + "bright " * 30])
     np.testing.assert_array_equal(same[0], same[1])
+
+
+def test_a_gguf_base_model_without_its_reader_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/small.Q4_1.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BadInput) as raised:
+        TASK.for_training(declared(tmp_path / "recipe", tmp_path / "base"), tmp_path / "scratch")
+    error = raised.value
+    assert "small.Q4_1.gguf is read by the package gguf, which is not installed" in error.what
+    assert error.where == str(tmp_path / "base")
+    assert "pip install 'regraft[gguf]'" in (error.next or "")
+    (tmp_path / "base/model.safetensors").write_bytes(b"")
+    assert sources.pretrained(str(tmp_path / "base"), None, tmp_path) == (str(tmp_path / "base"), {})
