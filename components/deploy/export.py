@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from regraft import pipeline
 from regraft.errors import BadInput
 from regraft.ledger import Entry
 from regraft.recipe import Recipe
@@ -79,6 +80,7 @@ def build(recipe: Recipe, entry: Entry, classifier: Classifier, folder: Path, *,
         "model": entry.model,
         "version": entry.version,
         "settings": settings,
+        "data_end": int(pipeline.run_time(entry.run).timestamp()),
         "labels": list(recipe.data.labels),
         "max_length": classifier.max_length,
         "max_batch_size": recipe.serving.max_batch_size,

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from components.deploy import replica, serve
 from regraft.errors import Exit
 from regraft.ledger import Ledger
+from regraft.pipeline import run_time
 from regraft.store import Store
 from tests import champions
 
@@ -34,6 +36,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "models").mkdir()
     (tmp_path / "scratch").mkdir()
     with serve.running(repository=tmp_path / "models", log=tmp_path / "triton.log") as server:
+        monkeypatch.setenv("METRICS", f"http://127.0.0.1:{server.ports.metrics}/metrics")
         monkeypatch.setenv("REGRAFT_MODEL_REPOSITORY", str(tmp_path / "models"))
         monkeypatch.setenv("REGRAFT_TRITON_URLS", server.address)
         monkeypatch.setenv("REGRAFT_SCRATCH", str(tmp_path / "scratch"))
@@ -67,6 +70,13 @@ def pointer(place: Path) -> dict[str, object]:
 
 def ready() -> set[int]:
     return replica.ready(os.environ["REGRAFT_TRITON_URLS"], "tiny")
+
+
+def test_metrics_say_how_old_the_data_of_the_champion_is(place: Path) -> None:
+    assert deploy(place)[0] == Exit.DONE
+    with urllib.request.urlopen(os.environ["METRICS"]) as answer:
+        metrics = answer.read().decode()
+    assert f'regraft_data_end_seconds{{model="tiny",version="1"}} {run_time(champions.RUN).timestamp():.0f}' in metrics
 
 
 def test_a_deploy_is_cached_while_triton_agrees_and_repeated_when_it_does_not(place: Path) -> None:

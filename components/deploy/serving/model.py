@@ -6,6 +6,7 @@ sorted by length and run in parts, so that short texts are not padded to the lon
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ class TritonPythonModel:
         self.run = _onnx(folder, self.serving) if self.serving["backend"] == "onnx" else _torch(folder, self.serving)
         for size in (1, 8, self.serving["max_batch_size"]):
             self.probabilities(["warm up " * size] * size)
+        self.metric = _age(args["model_name"], args["model_version"], self.serving["data_end"])
 
     def execute(self, requests):
         """Answers all requests of a batch; one that cannot be read gets an error of its own."""
@@ -103,6 +105,20 @@ def parts(lengths):
         current.append(row)
     if current:
         yield current
+
+
+def _age(model, version, data_end):
+    """Says among Triton's metrics how old the data is that the version was trained on; None where metrics are off."""
+    with suppress(pb_utils.TritonModelException):
+        family = pb_utils.MetricFamily(
+            name="regraft_data_end_seconds",
+            description="End of the data that a version was trained on, in seconds since 1970",
+            kind=pb_utils.MetricFamily.GAUGE,
+        )
+        metric = family.Metric(labels={"model": model, "version": version})
+        metric.set(data_end)
+        return family, metric
+    return None
 
 
 def _onnx(folder, serving):
