@@ -32,6 +32,7 @@ from tests.cluster.kubernetes import REGISTRY, ROOT, TAG, VALUES, Namespace, run
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),
     pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="no cluster: KUBECONFIG is not set; see make e2e"),
 ]
 NAME = "movie-sentiment"
