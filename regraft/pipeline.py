@@ -94,7 +94,7 @@ STEPS: tuple[Step, ...] = (
         summary="makes Triton serve what the ledger says",
         needs=("promote",),
         recipe=("name", "task", "data.labels", "training.max_length", "serving", "gates.metric", "gates.margin"),
-        code=("components.deploy", "regraft.tasks"),
+        code=("components.deploy", "regraft.tasks", "regraft.intervals"),
         libraries=("onnx", "onnxruntime", "torch", "transformers"),
         resources=Resources(cpu=2, memory="4Gi"),
         timeout_minutes=60,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 # Rows enough that a wrong label map, tokenizer or head cannot hide, few enough that a trial takes seconds.
-ROWS = 200
+ROWS = 500
 
 
 @dataclass(frozen=True, kw_only=True)
