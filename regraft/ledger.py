@@ -9,7 +9,6 @@ from __future__ import annotations
 import getpass
 import os
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -18,14 +17,19 @@ from pydantic import BaseModel, ConfigDict
 from regraft.errors import AlreadyExists, BadInput, RegraftError
 from regraft.store import Store
 
+Kind = Literal["promote", "rollback", "withdraw"]
+
 
 class Entry(BaseModel):
-    """One change of champion. `model` is the identity of the finetune that made it."""
+    """One change of champion. `model` is the identity of the finetune that made it.
+
+    A `withdraw` takes back the entry before it where no earlier champion could serve: from then on there is none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sequence: int
-    kind: Literal["promote", "rollback"]
+    kind: Kind
     version: int
     """Version in the MLflow registry; also the version that Triton serves it by."""
     model: str
@@ -82,7 +86,12 @@ class Ledger:
         )
 
     def head(self) -> Entry | None:
-        """The newest entry: the current champion. None before the first promotion."""
+        """The current champion: the newest entry. None before the first promotion, and after a withdrawal."""
+        newest = self.newest()
+        return newest if newest and newest.kind != "withdraw" else None
+
+    def newest(self) -> Entry | None:
+        """The newest entry, be it a withdrawal."""
         entries = self.entries()
         return entries[-1] if entries else None
 
@@ -90,7 +99,7 @@ class Ledger:
         self,
         after: Entry | None,
         *,
-        kind: Literal["promote", "rollback"],
+        kind: Kind,
         version: int,
         model: str,
         run: str,
@@ -98,13 +107,16 @@ class Ledger:
         reason: str,
         who: str | None = None,
     ) -> Entry:
-        """Adds the entry that follows `after`.
+        """Adds the entry that follows `after`, the head.
 
         Raises:
             Moved: `after` is not the head any more.
         """
+        newest = after or self.newest()
+        if newest and not after and newest.kind != "withdraw":
+            raise Moved("somebody became champion meanwhile", where=self._store.where("ledger"))
         entry = Entry(
-            sequence=after.sequence + 1 if after else 1,
+            sequence=newest.sequence + 1 if newest else 1,
             kind=kind,
             version=version,
             model=model,
@@ -131,25 +143,33 @@ class Ledger:
         """
         entries = self.entries()
         first = next((i for i, entry in enumerate(entries) if entry.model == model), None)
-        if first is None:
-            return entries[-1] if entries else None
-        return entries[first - 1] if first else None
+        before = entries[:first][-1:]
+        return before[0] if before and before[0].kind != "withdraw" else None
 
     def before(self, run: str) -> Entry | None:
         """The newest champion of an earlier run: what fresh data is compared with, also when a run is repeated."""
-        return self._newest(lambda entry: entry.run < run)
+        return next((entry for entry in reversed(_champions(self.entries())) if entry.run < run), None)
 
     def version(self, version: int) -> Entry | None:
         """The newest entry of a registry version."""
-        return self._newest(lambda entry: entry.version == version)
-
-    def _newest(self, wanted: Callable[[Entry], bool]) -> Entry | None:
-        return next((entry for entry in reversed(self.entries()) if wanted(entry)), None)
+        return next((entry for entry in reversed(self.entries()) if entry.version == version), None)
 
     def previous(self) -> Entry | None:
         """What a rollback returns to: the champion before the head's model first became champion."""
         entries = self.entries()
-        if not entries:
+        if not entries or entries[-1].kind == "withdraw":
             return None
+        entries = _champions(entries)
         first = next(i for i, entry in enumerate(entries) if entry.model == entries[-1].model)
         return next((e for e in reversed(entries[:first]) if e.model != entries[-1].model), None)
+
+
+def _champions(entries: list[Entry]) -> list[Entry]:
+    """The entries without those that were withdrawn, and their withdrawals."""
+    kept: list[Entry] = []
+    for entry in entries:
+        if entry.kind == "withdraw":
+            kept.pop()
+        else:
+            kept.append(entry)
+    return kept

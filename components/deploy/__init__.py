@@ -11,12 +11,14 @@ def inputs(context: Context) -> dict[str, str]:
     """The champion. Its finetune identity covers the base model; where it is served is no part of the result."""
     rollout.target(context.recipe)
     context.result("promote")
-    head = rollout.champion(context.store)
-    return {"model": head.model, "version": str(head.version)}
+    entry = rollout.promoted(context.store)
+    return {"model": entry.model, "version": str(entry.version)}
 
 
 def verify(context: Context, manifest: Manifest) -> bool:
     """Whether every replica serves what the ledger says; a champion that was refused is tried again."""
+    if rollout.promoted(context.store).kind == "withdraw":
+        return manifest.refused is not None
     if manifest.refused:
         return False
     head = rollout.champion(context.store)
@@ -27,10 +29,14 @@ def work(context: Context) -> Outcome:
     """Builds the champion's version directory and rolls it out."""
     from components.deploy.deployment import deploy
 
+    entry = rollout.promoted(context.store)
+    if entry.kind == "withdraw":
+        again = f"regraft promote {context.recipe.name} --version {entry.version} tries it again"
+        return Outcome(metrics={"version": entry.version}, refused=f"{entry.reason}; {again}")
     done = deploy(
         recipe=context.recipe,
         store=context.store,
-        entry=rollout.champion(context.store),
+        entry=entry,
         scratch=context.scratch,
         out=context.out,
         any_settings=False,

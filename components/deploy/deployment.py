@@ -85,12 +85,14 @@ def deploy(
     except NotServed as error:
         reason = " ".join(error.what.split())[:500]
         rollback = rollout.take_back(store, entry, place.repository.served(), reason)
-        if rollback:
+        if rollback and rollback.kind == "withdraw":
+            state = "it was the first, so it is withdrawn: there is no champion and nothing is served"
+        elif rollback:
             state = f"version {rollback.version} never stopped serving and is champion again"
         elif place.repository.served():
             state = f"version {entry.version} serves on as it was built before"
         else:
-            state = "it is the first champion, so nothing is served and the ledger still names it"
+            state = f"nothing is served, and the ledger still names it: regraft rollback {recipe.name} goes back"
         return Deployed(entry=entry, measured={}, refused=f"version {entry.version} {_verb(reason)}; {state}")
     return Deployed(entry=entry, measured=measured, refused=None)
 

@@ -48,6 +48,11 @@ def champion(store: Store) -> Entry:
     return head
 
 
+def promoted(store: Store) -> Entry:
+    """The ledger's newest entry: the champion, or its withdrawal. Raises NotFound before the first promotion."""
+    return Ledger(store).newest() or champion(store)
+
+
 def wanted(store: Store, repository: Repository, head: Entry) -> list[int]:
     """The versions that Triton should serve: the champion, and below it the one that a rollback would return to.
 
@@ -208,7 +213,7 @@ def take_back(store: Store, entry: Entry, served: list[int], reason: str) -> Ent
         served: the versions that Triton serves.
 
     Returns:
-        The rollback's entry; None when no earlier champion serves, so that there is nothing to go back to.
+        The rollback's entry; where nothing serves and there is no earlier champion, that of the withdrawal; else None.
 
     Raises:
         Moved: the champion has changed meanwhile.
@@ -226,4 +231,14 @@ def take_back(store: Store, entry: Entry, served: list[int], reason: str) -> Ent
                 evaluation=earlier.evaluation,
                 reason=f"rollout of version {entry.version} failed: {reason}",
             )
-    return None
+    if served or ledger.previous() is not None:
+        return None
+    return ledger.append(
+        entry,
+        kind="withdraw",
+        version=entry.version,
+        model=entry.model,
+        run=entry.run,
+        evaluation=entry.evaluation,
+        reason=f"rollout of version {entry.version} failed: {reason}; no earlier champion can serve, so there is none",
+    )

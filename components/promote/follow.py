@@ -26,7 +26,7 @@ def differences(client: Any, ledger: Ledger, name: str) -> list[str]:
     if aliases is None:
         return [f"MLflow has no registered model {name}"] if entries else []
     found = []
-    head = entries[-1] if entries else None
+    head = ledger.head()
     if aliases.get("champion") != (head.version if head else None):
         found.append(f"alias champion is {_named(aliases.get('champion'))}, the ledger says {_version(head)}")
     if aliases.get("challenger") in {entry.version for entry in entries}:
@@ -68,8 +68,7 @@ def repair(client: Any, ledger: Ledger, name: str) -> None:
 
 def _mended(client: Any, ledger: Ledger, name: str) -> bool:
     """Sets what differs, and says whether MLflow agrees with the ledger as it is then."""
-    entries = ledger.entries()
-    head = entries[-1] if entries else None
+    entries, head = ledger.entries(), ledger.head()
     current = _aliases(client, name)
     if current is None:
         return True

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from regraft.ledger import Entry
     from regraft.store import Manifest, Store
 
-FOLLOWERS = {"MLflow": "components.promote.follow", "Triton": "components.deploy.follow"}
+# Triton first: where it refuses a champion the ledger changes, and MLflow follows that.
+FOLLOWERS = {"Triton": "components.deploy.follow", "MLflow": "components.promote.follow"}
+COLOURS = {"promote": "green", "rollback": "yellow", "withdraw": "red"}
 Reason = Annotated[str | None, typer.Option("--reason", help="Why; kept in the ledger.")]
 
 
 @app.command(epilog="Example: `regraft history movie-sentiment`")
 @acts
 def history(name: Name, store: StoreUrl = DEFAULT_STORE, as_json: Json = False) -> None:
-    """Shows the ledger: every champion there was, when, why and by whom."""
+    """Shows the ledger: every champion there was, when, why and by whom, and which were taken back."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -33,7 +35,7 @@ def history(name: Name, store: StoreUrl = DEFAULT_STORE, as_json: Json = False) 
     entries = Ledger(store_of(store, name)).entries()
     table = Table("", "version", "", "at", "who", "run", "reason", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for entry in entries:
-        kind = "[green]promote[/]" if entry.kind == "promote" else "[yellow]rollback[/]"
+        kind = f"[{COLOURS[entry.kind]}]{entry.kind}[/]"
         at = entry.at.strftime("%Y-%m-%d %H:%M")
         table.add_row(
             str(entry.sequence), str(entry.version), kind, at, escape(entry.who), entry.run, escape(entry.reason)
@@ -231,8 +233,9 @@ def _examine(store: Store, *, repair: bool) -> list[dict[str, Any]]:
         return [check("ledger", False, str(error))]
     if not entries:
         return [check("ledger", True, "no champion yet")]
-    head = entries[-1]
-    found = [check("ledger", True, f"whole: {len(entries)} entries, version {head.version} is champion")]
+    newest = entries[-1]
+    champion = "was withdrawn: there is no champion" if newest.kind == "withdraw" else "is champion"
+    found = [check("ledger", True, f"whole: {len(entries)} entries, version {newest.version} {champion}")]
     lost = [
         f"{step}/{identity[:12]} of version {entry.version}"
         for entry in entries
@@ -241,7 +244,7 @@ def _examine(store: Store, *, repair: bool) -> list[dict[str, Any]]:
     ]
     found.append(check("store", not lost, f"lacks {', '.join(lost)}" if lost else "has the model of every entry"))
     try:
-        answers = follow(store, head.run, repair=repair)
+        answers = follow(store, newest.run, repair=repair)
     except RegraftError as error:
         return [*found, check("servers", False, str(error))]
     for server, answer in answers.items():

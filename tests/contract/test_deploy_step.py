@@ -95,16 +95,30 @@ def test_a_deploy_is_cached_while_triton_agrees_and_repeated_when_it_does_not(pl
     assert (ready(), pointer(place)["cached"]) == ({1}, False)
 
 
-def test_a_first_champion_that_is_too_slow_is_refused_and_serves_nobody(place: Path) -> None:
+def test_a_first_champion_that_is_too_slow_is_withdrawn_until_somebody_promotes_it(place: Path) -> None:
     champions.recipe_file(place, place / "base", serving="{latency_budget_ms: 0.01, parity: 0.001}")
     code, errors = deploy(place)
     assert code == Exit.REFUSED
     assert "is too slow" in errors
-    assert "first champion" in errors
+    assert "there is no champion and nothing is served" in errors
     assert ready() == set()
-    assert len(Ledger(Store(str(place / "store"), "tiny")).entries()) == 1
+    ledger = Ledger(Store(str(place / "store"), "tiny"))
+    assert [entry.kind for entry in ledger.entries()] == ["promote", "withdraw"]
+    withdrawn = ledger.newest()
+    assert withdrawn is not None
+    assert "is too slow" in withdrawn.reason
+    assert ledger.head() is None
+    assert follow(place)[0] == Exit.DONE, "nothing should be served, and nothing is"
+    assert deploy(place)[0] == Exit.REFUSED
+    assert pointer(place)["cached"] is True
     champions.recipe_file(place, place / "base")
+    code, errors = deploy(place)
+    assert code == Exit.REFUSED
+    assert "regraft promote tiny --version 1 tries it again" in errors
+    about = withdrawn.model_dump(include={"version", "model", "run", "evaluation"})
+    ledger.append(None, kind="promote", reason="by hand", **about)
     assert deploy(place)[0] == Exit.DONE, "a refusal is not kept as a cached result"
+    assert ready() == {1}
 
 
 def test_an_unreachable_triton_is_temporary(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from regraft import tracking
 from regraft.errors import Exit, RegraftError, Temporary
 from regraft.ledger import Ledger
 from tests import challengers
-from tests.contract.test_promote_step import aliases, champion, followed, tags
+from tests.contract.test_promote_step import Promote, aliases, champion, followed, promote, tags
 from tests.tiny import LATER, Tiny
+
+__all__ = ["promote"]
 
 
 def test_follow_names_and_mends_what_somebody_changed_in_mlflow(tiny: Tiny, client: Any) -> None:
@@ -39,6 +42,26 @@ def test_follow_names_and_mends_what_somebody_changed_in_mlflow(tiny: Tiny, clie
     assert first.version == 1
 
 
+def test_a_champion_that_was_withdrawn_loses_its_alias_and_the_next_challenger_meets_floors_alone(
+    tiny: Tiny, client: Any, promote: Promote
+) -> None:
+    first = champion(tiny, client, "first", 0.9, "2026-11-28T03-00")
+    challengers.make(tiny, "second", run=LATER, right=0.6)
+    about = first.model_dump(include={"version", "model", "run", "evaluation"})
+    tiny.ledger.append(first, kind="withdraw", reason="too slow", **about)
+    assert followed(tiny)[1]["differences"] == ["alias champion is on version 1, the ledger says there is no champion"]
+    assert followed(tiny, "--repair")[0] == Exit.DONE
+    assert aliases(client) == {}
+    assert promote(LATER) == Exit.DONE
+    assert [(entry.kind, entry.version) for entry in tiny.ledger.entries()] == [
+        ("promote", 1),
+        ("withdraw", 1),
+        ("promote", 2),
+    ]
+    assert "Decided again" not in tiny.ledger.entries()[2].reason, "it was worse than what never served"
+    assert aliases(client) == {"champion": 2}
+
+
 def test_follow_never_says_of_another_model_that_it_is_the_champion(tiny: Tiny, client: Any) -> None:
     champion(tiny, client, "first", 0.5, "2026-11-28T03-00")
     client.delete_registered_model("tiny")
@@ -58,8 +81,8 @@ def test_follow_never_says_of_another_model_that_it_is_the_champion(tiny: Tiny, 
 def test_follow_gives_up_loudly_when_the_ledger_never_stands_still(
     tiny: Tiny, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    champion(tiny, client, "first", 0.5, "2026-11-28T03-00")
+    heads = itertools.cycle([champion(tiny, client, "first", 0.5, "2026-11-28T03-00"), None])
     monkeypatch.setattr(follow, "ROUNDS", 3)
-    monkeypatch.setattr(Ledger, "head", lambda _: None)
+    monkeypatch.setattr(Ledger, "head", lambda _: next(heads))
     with pytest.raises(Temporary, match="MLflow does not follow the ledger, asked 3 times"):
         follow.repair(client, tiny.ledger, "tiny")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,20 @@ def test_history_tells_a_machine_every_entry(folder: Path) -> None:
         (1, "ana", "better"),
         (2, "ana", "better"),
     ]
+
+
+def test_history_and_doctor_show_that_a_champion_was_withdrawn(folder: Path) -> None:
+    (folder / ".regraft/store/reviews/ledger/00000002.json").unlink()
+    ledger = Ledger(Store(str(folder / ".regraft/store"), "reviews"))
+    first = ledger.head()
+    assert first is not None
+    about = first.model_dump(include={"version", "model", "run", "evaluation"})
+    ledger.append(first, kind="withdraw", reason="rollout of version 1 failed: is too slow", **about)
+    shown = regraft("history", "reviews", cwd=folder).stdout
+    assert re.search(r"2 +1 +withdraw .*is too slow", shown)
+    assert "version 1 was withdrawn: there is no champion" in regraft("doctor", "reviews", cwd=folder).stdout
+    assert json.loads(regraft("status", "--json", cwd=folder).stdout)[0]["champion"] is None
+    assert regraft("rollback", "reviews", cwd=folder).returncode == 20
 
 
 def test_a_name_that_is_almost_right_is_recognised(folder: Path) -> None:

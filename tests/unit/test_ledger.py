@@ -125,6 +125,26 @@ def test_what_fresh_data_is_compared_with_is_the_newest_champion_of_an_earlier_r
     assert ledger.before("2026-11-10T03-00") is None
 
 
+def test_after_a_withdrawal_there_is_no_champion_and_the_next_one_meets_none(tmp_path: Path) -> None:
+    ledger = ledger_in(tmp_path)
+    first = append(ledger, None, "m1", run="2026-11-10T03-00")
+    withdrawn = append(ledger, first, "m1", kind="withdraw", run=first.run)
+    assert (ledger.head(), ledger.previous(), ledger.newest()) == (None, None, withdrawn)
+    assert ledger.opponent("m2") is None
+    assert ledger.before("2026-11-24T03-00") is None, "what nobody was served by is nothing to compare with"
+    with pytest.raises(Moved):
+        append(ledger, first, "m2")
+    second = append(ledger, None, "m2", run="2026-11-17T03-00")
+    assert (second.sequence, ledger.head()) == (3, second)
+    assert ledger.opponent("m2") is None, "its run repeats its verdict"
+    assert ledger.previous() is None, "a rollback never goes back to what could not be served"
+    with pytest.raises(Moved):
+        append(ledger, None, "m3")
+    again = append(ledger, second, "m1")
+    assert ledger.head() == again
+    assert ledger.version(1) == again
+
+
 def test_of_twenty_promoters_after_the_same_head_one_writes(tmp_path: Path) -> None:
     ledger, barrier = ledger_in(tmp_path), threading.Barrier(20)
     head = append(ledger, None, "m99")
