@@ -33,7 +33,7 @@ ENV PATH=/opt/airflow-env/bin:/usr/local/bin:/usr/bin:/bin PYTHONPATH=/app PYTHO
 WORKDIR /tmp
 USER 50000:0
 EXPOSE 8080
-HEALTHCHECK --interval=20s --timeout=5s --start-period=120s \
-  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/api/v2/monitor/health', timeout=4)"]
+HEALTHCHECK --interval=20s --timeout=15s --start-period=240s \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/api/v2/monitor/health', timeout=14)"]
 # No entry point: Airflow's chart and its KubernetesExecutor give whole commands.
 CMD ["airflow", "api-server"]

@@ -32,6 +32,6 @@ USER 0
 RUN install -d -o 50000 -g 0 -m 775 /airflow /models
 ENV REGRAFT_PYTHON=/opt/regraft/bin/python REGRAFT_TRITONSERVER=/opt/tritonserver AIRFLOW_HOME=/airflow
 USER 50000:0
-HEALTHCHECK --interval=20s --timeout=5s --start-period=120s \
-  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/api/v2/monitor/health', timeout=4)"]
+HEALTHCHECK --interval=20s --timeout=15s --start-period=240s \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/api/v2/monitor/health', timeout=14)"]
 CMD ["airflow", "standalone"]
