@@ -88,8 +88,9 @@ def main() -> None:
         "REGRAFT_PYTHON": str(ROOT / ".venv/bin/python"),
         **stack.environment(),
     }
-    port = int(os.environ.get("AIRFLOW_PORT", PORT))
+    port = int(os.environ.get("AIRFLOW_PORT") or stack.free_port(PORT))
     variables = environment(home, port, given)
+    print("Airflow starts; that takes about a minute", flush=True)
     subprocess.run([AIRFLOW, "db", "migrate"], env=variables, check=True, stdout=subprocess.DEVNULL)
     subprocess.run(
         [AIRFLOW, "pools", "set", "regraft_gpu", "1", "GPUs that steps may use at once"],
@@ -100,7 +101,6 @@ def main() -> None:
     processes = [start(part, variables) for part in PARTS]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        print("Airflow starts; that takes about a minute", flush=True)
         while not healthy(port):
             ended = [process.args for process in processes if process.poll() is not None]
             if ended:

@@ -154,7 +154,7 @@ def down(*, home: Path = HOME, say: Callable[[str], None]) -> bool:
 
 
 def _mlflow(home: Path) -> Server:
-    port = _port(5000)
+    port = free_port(5000)
     variables = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -169,9 +169,9 @@ def _mlflow(home: Path) -> Server:
 def _triton(home: Path) -> Server:
     if "REGRAFT_TRITONSERVER" not in os.environ and not (TRITONSERVER / "bin" / "tritonserver").exists():
         raise BadInput("there is no Triton server", where=str(TRITONSERVER), next="make triton")
-    http = _port(8000)
-    grpc = _port(8001, http)
-    ports = {"http": http, "grpc": grpc, "metrics": _port(8002, http, grpc)}
+    http = free_port(8000)
+    grpc = free_port(8001, http)
+    ports = {"http": http, "grpc": grpc, "metrics": free_port(8002, http, grpc)}
     command = [sys.executable, "-m", "components.deploy.serve", f"--repository={(home / 'models').absolute()}"]
     return _start("triton", command + [f"--{name}-port={port}" for name, port in ports.items()], home, ports, {})
 
@@ -194,7 +194,7 @@ def _start(name: str, command: list[str], home: Path, ports: dict[str, int], var
     return Server(url=url, pid=process.pid, created=created, log=str(log), ports=ports)
 
 
-def _port(wanted: int, *taken: int) -> int:
+def free_port(wanted: int, *taken: int) -> int:
     """The usual port where nobody listens on it, else a free one."""
     for port in (wanted, 0):
         with socket.socket() as probe, suppress(OSError):

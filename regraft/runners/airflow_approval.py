@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ TASK = "approve"
 def approval(declared: Recipe, store: str, tracking: str, **arguments: Any) -> Any:
     """The task that waits for somebody to approve; it takes no worker while it waits."""
     from airflow.providers.standard.operators.hitl import ApprovalOperator
+    from airflow.providers.standard.triggers.hitl import HITLTrigger
     from airflow.sdk import BaseNotifier
+    from airflow.sdk.exceptions import TaskAwaitingInput
 
     class Asked(BaseNotifier):
         """Tells people that a decision waits for them."""
@@ -33,22 +35,45 @@ def approval(declared: Recipe, store: str, tracking: str, **arguments: Any) -> A
             airflow_step.tell(f"{declared.name}: a challenger waits for approval in {task.run_id}\n{page}")
 
     class Approval(ApprovalOperator):
-        """Writes what the store knows about the challenger into the question."""
+        """Writes what the store knows about the challenger into the question, and never loses an answer.
+
+        It waits by a trigger that looks for the answer, not in Airflow's state `awaiting_input`: on SQLite, which locks
+        no rows, a task that is answered while its worker parks it stays there. And it asks once: Airflow up to 3.3.2
+        starts a task again whose answer overtakes the news that its worker is done (apache/airflow#67287, #72716), and
+        asking again would delete the answer. Such a try keeps `max_tries`; clearing the task, which is a wish to be
+        asked again, raises it.
+        """
 
         template_fields = ("subject", "body", "run")
         run = "{{ regraft_run(dag_run, params) }}"
 
         def execute(self, context: Any) -> Any:
-            self.body = question(Store(store, declared.name), self.run, tracking)
-            return super().execute(context)
+            task, state = context["task_instance"], context["task_state_store"]
+            if state.get("asked") != task.max_tries:
+                self.body = question(Store(store, declared.name), self.run, tracking)
+                with suppress(TaskAwaitingInput):
+                    super().execute(context)
+                state.set("asked", task.max_tries)
+            self.defer(
+                trigger=HITLTrigger(
+                    ti_id=task.id,
+                    options=self.options,
+                    params={},
+                    defaults=self.defaults,
+                    timeout_datetime=datetime.now(UTC) + PATIENCE,
+                ),
+                method_name="execute_complete",
+            )
 
     return Approval(
         task_id=TASK,
         subject=f"Promote the challenger of {declared.name}, run {{{{ regraft_run(dag_run, params) }}}}?",
         body="The verdict, its numbers and links are read from the store when the question is asked.",
         defaults=ApprovalOperator.REJECT,
-        response_timeout=PATIENCE,
         notifiers=[Asked()],
+        retries=9,  # only Airflow itself can fail here
+        retry_delay=timedelta(seconds=5),
+        retry_exponential_backoff=0,
         doc_md=f"Waits for approval: promote runs after *Approve*; *Reject*, also after {PATIENCE.days} days without "
         "an answer, skips it. The model in production stays meanwhile.",
         **arguments,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -151,6 +152,36 @@ def test_broken_recipes_are_one_error_with_every_line_and_the_others_stay(laptop
         load("broken_recipes.py")
     assert "wat: unknown key" in str(caught.value)
     assert "another recipe here is called 'good' too" in str(caught.value)
+
+
+def test_an_approval_asks_once_and_again_only_when_it_is_cleared(
+    laptop: Laptop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.providers.standard.operators import hitl
+    from airflow.sdk.exceptions import TaskDeferred
+
+    class State(dict[str, Any]):
+        """Airflow's state of a task, which outlives its tries."""
+
+        set = dict.__setitem__
+
+    laptop.recipe("asks", "promotion: approval\n")
+    task = load("retrain.py")["asks"].get_task("approve")
+    task.notifiers, asked, state = [], [], State()
+    monkeypatch.setattr(hitl, "upsert_hitl_detail", lambda **question: asked.append(question))
+
+    def execute(max_tries: int) -> Any:
+        with pytest.raises(TaskDeferred) as waits:
+            task.execute({"task_instance": SimpleNamespace(id="1", max_tries=max_tries), "task_state_store": state})
+        assert waits.value.method_name == "execute_complete"
+        return waits.value.trigger
+
+    first, repeated = execute(9), execute(9)
+    assert len(asked) == 1, "asking again deletes the answer"
+    for trigger in (first, repeated):
+        assert (type(trigger).__name__, trigger.defaults) == ("HITLTrigger", ["Reject"])
+    execute(10)
+    assert len(asked) == 2
 
 
 def pods(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

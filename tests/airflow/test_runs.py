@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from regraft.ledger import Entry, Ledger
 from tests.airflow.conftest import load
-from tests.airflow.laptop import STEPS_PYTHON, Laptop
+from tests.airflow.laptop import STEPS_PYTHON, Laptop, slack
 
 pytestmark = pytest.mark.usefixtures("database")
 MONDAY = datetime(2026, 11, 23, 2, tzinfo=UTC)
@@ -39,22 +36,9 @@ def ledger(laptop: Laptop, name: str) -> list[Entry]:
 
 @pytest.fixture
 def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
-    """What a server that stands for Slack was told."""
-    told: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments: Any) -> None: ...
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("REGRAFT_WEBHOOK", f"http://127.0.0.1:{server.server_port}/")
-    yield told
-    server.shutdown()
+    with slack() as (address, told):
+        monkeypatch.setenv("REGRAFT_WEBHOOK", address)
+        yield told
 
 
 def test_a_run_promotes_and_a_second_one_of_its_window_is_all_cache_hits(laptop: Laptop) -> None:
