@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from regraft import pipeline
 from regraft.ledger import Ledger
 from regraft.store import Manifest, Store
 from tests import champions
@@ -49,6 +50,17 @@ def rows(count: int, *, seed: int = 0, wrong: float = 0.0) -> list[dict[str, str
         label = positive != (chance.random() < wrong)
         made.append({"text": " ".join(words), "label": "positive" if label else "negative"})
     return made
+
+
+def identities(store: Store, run: str = RUN) -> dict[str, tuple[str, str]]:
+    """Identity and digest of each step's result in a run."""
+    found = {}
+    for step in pipeline.STEPS:
+        identity = store.read_json(f"runs/{run}/{step.name}.json")["identity"]
+        manifest = store.manifest(f"{step.name}/{identity}")
+        assert manifest is not None
+        found[step.name] = (manifest.identity, manifest.digest)
+    return found
 
 
 @dataclass

@@ -79,7 +79,7 @@ def _run_of(store: Store, given: dict[str, str], declared: Recipe) -> tuple[str,
     """The run id of a Kubeflow run, and when its first pod started. The first pod decides, all others read.
 
     It is the parameter `run` where that is given, else the run that was due when Kubeflow scheduled this one; servers
-    before 2.16 do not say when that was, and then the first pod's clock counts.
+    before 2.17 do not say when that was, and then the first pod's clock counts.
     """
     key = f"kubeflow/{given['job']}/run.json"
     now = datetime.now(UTC)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -15,10 +14,10 @@ from examples import airflow as launcher
 from regraft import stack
 from regraft.runners import local
 from tests.airflow.server import Airflow
-from tests.kubeflow.test_served import RECIPE, Silent, manifests
+from tests.kubeflow.test_served import Silent
+from tests.tiny import RUN, Tiny, identities
 
 pytestmark = pytest.mark.slow
-RUN = "2026-11-23T03-00"
 
 
 @pytest.fixture
@@ -38,25 +37,14 @@ def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
 
 
 def test_a_triggered_dag_ends_with_a_served_model_and_the_local_runner_finds_it_done(
-    tmp_path: Path, servers: dict[str, str]
+    tmp_path: Path, tiny_base: Path, servers: dict[str, str]
 ) -> None:
-    from regraft.store import Store
-    from tests import champions
-
-    champions.base(tmp_path / "base")
-    chance, kinds = random.Random(0), (("negative", "bad dull"), ("positive", "good great"))
-    rows = [
-        {"text": " ".join([*chance.choices(champions.WORDS, k=8), words]), "label": label}
-        for label, words in kinds * 200
-    ]
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipes = tmp_path / "recipes"
-    recipes.mkdir()
-    (recipes / "tiny.yaml").write_text(RECIPE.format(folder=tmp_path))
+    tiny = Tiny(tmp_path / "tiny", tiny_base)
+    tiny.declare(epochs=1)
     settings = {
         **servers,
-        "REGRAFT_RECIPES": str(recipes),
-        "REGRAFT_STORE": str(tmp_path / "store"),
+        "REGRAFT_RECIPES": str(tiny.folder),
+        "REGRAFT_STORE": tiny.store.url,
         "REGRAFT_PYTHON": sys.executable,
     }
     airflow = Airflow(tmp_path / "airflow", settings, launcher.ROOT)
@@ -73,15 +61,9 @@ def test_a_triggered_dag_ends_with_a_served_model_and_the_local_runner_finds_it_
 
     with urllib.request.urlopen(f"http://{servers['REGRAFT_TRITON_URLS']}/v2/models/tiny") as answer:
         assert json.load(answer)["versions"] == ["1"]
-    store = Store(str(tmp_path / "store"), "tiny")
-    made = manifests(store)
+    made = identities(tiny.store)
     again = local.run(
-        recipes / "tiny.yaml",
-        store=store.url,
-        run=RUN,
-        logs=tmp_path / "logs",
-        watcher=Silent(),
-        environment=servers,
+        tiny.recipe, store=tiny.store.url, run=RUN, logs=tmp_path / "logs", watcher=Silent(), environment=servers
     )
     assert [(ended.state, ended.cached) for ended in again] == [("done", True)] * 5
-    assert manifests(store) == made
+    assert identities(tiny.store) == made

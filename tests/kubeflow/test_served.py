@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 import urllib.request
@@ -16,25 +15,11 @@ import pytest
 
 from regraft import pipeline, stack
 from regraft.runners import local
-from regraft.store import Manifest, Store
+from regraft.store import Store
 from tests.kubeflow.conftest import KFP, ROOT, regraft
+from tests.tiny import RUN, Tiny, identities
 
-RUN = "2026-11-23T03-00"
 STEPS = [step.name for step in pipeline.STEPS]
-RECIPE = """\
-name: tiny
-task: text-classification
-data:
-  source: {folder}/data.jsonl
-  columns: {{text: text, label: label}}
-  labels: [negative, positive]
-  contract: {{near_duplicates: {{max: 1}}, duplicates: {{max: 1}}}}
-base_model: {{source: {folder}/base}}
-adapter: {{r: 4}}
-training: {{epochs: 1, max_length: 16, evaluations: 1, precision: fp32}}
-gates: {{min_rows: 10}}
-resources: {{validate: {{cpu: 1}}, finetune: {{cpu: 1}}, evaluate: {{cpu: 1}}, promote: {{cpu: 1}}, deploy: {{cpu: 1}}}}
-"""
 
 
 class Silent:
@@ -62,36 +47,16 @@ def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
         stack.down(home=home, say=print)
 
 
-def manifests(store: Store) -> dict[str, tuple[str, str]]:
-    """Identity and digest of each step's result."""
-
-    def result(step: str) -> Manifest:
-        found = store.manifest(f"{step}/{store.read_json(f'runs/{RUN}/{step}.json')['identity']}")
-        assert found is not None
-        return found
-
-    return {step: (result(step).identity, result(step).digest) for step in STEPS}
-
-
 @pytest.mark.slow
 def test_the_pipeline_ends_with_a_served_model_and_the_local_runner_finds_it_done(
-    tmp_path: Path, servers: dict[str, str]
+    tmp_path: Path, tiny_base: Path, servers: dict[str, str]
 ) -> None:
-    from tests import champions
-
-    champions.base(tmp_path / "base")
-    chance, kinds = random.Random(0), (("negative", "bad dull"), ("positive", "good great"))
-    rows = [
-        {"text": " ".join([*chance.choices(champions.WORDS, k=8), words]), "label": label}
-        for label, words in kinds * 200
-    ]
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe, compiled = tmp_path / "tiny.yaml", tmp_path / "tiny.kfp.yaml"
-    recipe.write_text(RECIPE.format(folder=tmp_path))
-    assert regraft("compile", recipe, "--to", "kfp", "-o", compiled).returncode == 0
+    tiny, compiled = Tiny(tmp_path, tiny_base), tmp_path / "tiny.kfp.yaml"
+    tiny.declare(epochs=1)
+    assert regraft("compile", tiny.recipe, "--to", "kfp", "-o", compiled).returncode == 0
 
     command: list[Any] = [KFP, ROOT / "tests/kubeflow/on_this_machine.py", compiled, "--python", sys.executable]
-    command += ["--root", tmp_path / "kfp", "--set", f"store={tmp_path / 'store'}", "--set", f"run={RUN}"]
+    command += ["--root", tmp_path / "kfp", "--set", f"store={tiny.store.url}", "--set", f"run={RUN}"]
     done = subprocess.run(command, env={**os.environ, **servers}, capture_output=True, text=True)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["succeeded"], done.stdout + done.stderr
@@ -104,13 +69,12 @@ def test_the_pipeline_ends_with_a_served_model_and_the_local_runner_finds_it_don
     assert sum(sum(row["row"]) for row in matrix["rows"]) > 0
     assert "<html" in output.with_name("report").read_text()
 
-    store = Store(str(tmp_path / "store"), "tiny")
-    made = manifests(store)
-    watcher = Silent()
-    again = local.run(recipe, store=store.url, run=RUN, logs=tmp_path / "logs", watcher=watcher, environment=servers)
+    made = identities(tiny.store)
+    told: dict[str, Any] = {"logs": tmp_path / "logs", "watcher": Silent(), "environment": servers}
+    again = local.run(tiny.recipe, store=tiny.store.url, run=RUN, **told)
     assert [(ended.state, ended.cached) for ended in again] == [("done", True)] * 5
-    assert manifests(store) == made
+    assert identities(tiny.store) == made
 
     fresh = Store(str(tmp_path / "fresh"), "tiny")
-    local.run(recipe, store=fresh.url, run=RUN, logs=tmp_path / "logs", watcher=watcher, environment=servers)
-    assert manifests(fresh) == made
+    local.run(tiny.recipe, store=fresh.url, run=RUN, **told)
+    assert identities(fresh) == made
