@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from regraft import pipeline, recipe
 from regraft.errors import BadInput, Exit, NotFound, RegraftError, Temporary
@@ -24,6 +24,9 @@ ATTEMPTS = 4
 """How often a step that found a server away, or that was killed, is started in all."""
 BACKOFF_SECONDS = 1.0
 """Wait before the second attempt; it doubles each time, up to a minute."""
+
+GRACE_SECONDS = 60.0
+"""What a step has to save its work in once its time is over, before it is killed."""
 
 State = Literal["done", "refused", "failed"]
 
@@ -109,12 +112,24 @@ def run(
             started = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
             log = folder / f"{step.name}.log"
             watcher.started(step)
-            exit_code, attempts, said = _attempts(step, command, started, log, watcher, current)
-            ended.append(_ended(results, run, step, exit_code, attempts, said, log))
+            last, attempts = _attempts(step, command, started, log, watcher, current)
+            exit_code = last.exit
+            ended.append(_ended(results, run, step, last, attempts, log))
             watcher.ended(ended[-1])
             if exit_code != Exit.DONE:
                 break
     return ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """How a process ended."""
+
+    exit: int
+    said: str
+    """Its last words."""
+    overdue: bool
+    """Whether it was stopped because its time was over."""
 
 
 def _attempts(
@@ -124,33 +139,35 @@ def _attempts(
     log: Path,
     watcher: Watcher,
     current: _Current,
-) -> tuple[int, int, str]:
-    """Starts a step until it ends otherwise than temporarily: exit code, number of attempts, its last words."""
+) -> tuple[_Attempt, int]:
+    """Starts a step until it ends otherwise than temporarily, or is overdue: the last attempt, and their number."""
     import tenacity
 
-    said = ""
-
-    def once() -> int:
-        nonlocal said
+    def once() -> _Attempt:
         _stop_if_told(current)
-        exit_code, said = _process(step, command, environment, log, watcher, current)
-        if exit_code != Exit.DONE:
+        attempt = _process(step, command, environment, log, watcher, current)
+        if attempt.exit != Exit.DONE:
             _stop_if_told(current)
-        return exit_code
+        return attempt
+
+    def result(state: tenacity.RetryCallState) -> _Attempt:
+        return cast("tenacity.Future", state.outcome).result()  # type: ignore[no-any-return]
 
     def announce(state: tenacity.RetryCallState) -> None:
-        watcher.retrying(step, state.next_action.sleep if state.next_action else 0.0, said)
+        watcher.retrying(step, state.next_action.sleep if state.next_action else 0.0, result(state).said)
+
+    def again(attempt: _Attempt) -> bool:
+        # a negative code is a signal: the out-of-memory killer, most often
+        return not attempt.overdue and (attempt.exit == Exit.TEMPORARY or attempt.exit < 0)
 
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_exponential(multiplier=BACKOFF_SECONDS, max=60),
-        # a negative code is a signal: the out-of-memory killer, most often
-        retry=tenacity.retry_if_result(lambda code: code == Exit.TEMPORARY or code < 0),
+        retry=tenacity.retry_if_result(again),
         before_sleep=announce,
-        retry_error_callback=lambda state: state.outcome.result() if state.outcome else Exit.TEMPORARY,
+        retry_error_callback=result,
     )
-    exit_code = int(retrying(once))
-    return exit_code, int(retrying.statistics["attempt_number"]), said
+    return retrying(once), int(retrying.statistics["attempt_number"])
 
 
 def _process(
@@ -160,8 +177,8 @@ def _process(
     log: Path,
     watcher: Watcher,
     current: _Current,
-) -> tuple[int, str]:
-    """Runs one process to its end, its output into the log: exit code and its last words."""
+) -> _Attempt:
+    """Runs one process to its end, its output into the log."""
     last = ""
     with (
         log.open("a", encoding="utf-8") as file,
@@ -179,7 +196,7 @@ def _process(
     ):
         current.process = process
         print(f"$ {' '.join(command)}", file=file, flush=True)
-        with _group_ends_with(process):
+        with _group_ends_with(process), _in_time(process, step.timeout_minutes * 60) as overdue:
             for line in process.stdout or ():
                 file.write(line)
                 file.flush()
@@ -189,7 +206,33 @@ def _process(
                     last = line.strip()
         process.wait()
         current.process = None
-    return process.returncode, last
+    if overdue.is_set():
+        last = f"did not end within {step.timeout_minutes:g} minutes and was stopped"
+        return _Attempt(exit=Exit.TEMPORARY, said=last, overdue=True)
+    return _Attempt(exit=process.returncode, said=last, overdue=False)
+
+
+@contextmanager
+def _in_time(process: subprocess.Popen[str], seconds: float) -> Iterator[threading.Event]:
+    """Stops a process whose time is over, first by SIGTERM and then by SIGKILL; the event is set if it had to."""
+    overdue, over = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        if over.wait(seconds):
+            return
+        overdue.set()
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
+            if not over.wait(GRACE_SECONDS):
+                os.killpg(process.pid, signal.SIGKILL)
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield overdue
+    finally:
+        over.set()
+        watching.join()
 
 
 @contextmanager
@@ -243,8 +286,9 @@ def _stop_if_told(current: _Current) -> None:
         raise Interrupted(f"stopped by {name}", state="all finished steps and checkpoints are kept")
 
 
-def _ended(store: Store, run: str, step: pipeline.Step, exit_code: int, attempts: int, said: str, log: Path) -> Ended:
-    """What the run's pointer says of the step; its last words where it could not write one."""
+def _ended(store: Store, run: str, step: pipeline.Step, last: _Attempt, attempts: int, log: Path) -> Ended:
+    """What the run's pointer says of the step; its last words where it could not write one, or not all."""
+    exit_code, said = last.exit, last.said
     pointer: dict[str, Any] = {}
     with suppress(NotFound, ValueError):
         pointer = store.read_json(f"runs/{run}/{step.name}.json")
@@ -256,6 +300,8 @@ def _ended(store: Store, run: str, step: pipeline.Step, exit_code: int, attempts
         with suppress(RegraftError, KeyError):
             manifest = store.manifest(f"{step.name}/{pointer['identity']}")
             says = manifest.refused if manifest and manifest.refused else says
+    elif last.overdue:
+        says = said
     elif state == "failed":
         told = pointer.get("state") == "failed" and pointer.get("exit") == exit_code
         says = pointer["error"] if told else _killed(exit_code) or said or f"exit code {exit_code}"

@@ -47,6 +47,10 @@ def work(context):
         raise KeyError("oops")
     if mode == "sleep":
         time.sleep(60)
+    if mode == "hang":
+        import signal
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(300)
     if mode == "leave a child":
         import subprocess
         child = subprocess.Popen(["sleep", "300"])
@@ -57,13 +61,18 @@ def work(context):
 main(name, inputs=inputs, work=work)
 """
 RUNNER = """
-import json, sys
+import dataclasses, json, os, sys
 from pathlib import Path
+from regraft import pipeline
 from regraft.cli.watching import Lines
 from rich.console import Console
 from regraft.runners import local
 
 local.BACKOFF_SECONDS = 0.01
+local.GRACE_SECONDS = 2.0
+if minutes := os.environ.get("MINUTES"):
+    steps = (dataclasses.replace(step, timeout_minutes=float(minutes)) for step in pipeline.STEPS)
+    pipeline.STEPS = tuple(steps)
 try:
     ended = local.run("recipe.yaml", store="store", run=sys.argv[1], logs="logs", watcher=Lines(Console(stderr=True)))
 except local.Interrupted as error:
@@ -147,6 +156,14 @@ def test_a_server_that_is_away_for_a_moment_costs_one_more_attempt(folder: Folde
 
 def test_a_step_that_was_killed_is_started_again(folder: Folder) -> None:
     assert folder.run(finetune="killed once")[1][4] == 2
+
+
+@pytest.mark.parametrize("mode", ["sleep", "hang"])
+def test_a_step_whose_time_is_over_is_stopped_and_not_started_again(folder: Folder, mode: str) -> None:
+    """One that saves its work at SIGTERM, and one that hears nothing."""
+    (last,) = folder.run(validate=mode, MINUTES="0.07")
+    assert last == ["validate", 75, "failed", False, 1, "did not end within 0.07 minutes and was stopped", None]
+    assert folder.run()[-1][1] == 0, "the same command resumes"
 
 
 def test_attempts_are_bounded(folder: Folder) -> None:
