@@ -176,6 +176,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "REGRAFT_CLUSTER": str(cluster),
             "REGRAFT_RETRY_SECONDS": "5",
             "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "300",
+            # Airflow's own patience: nothing of Airflow is killed here, and the machine may be busy.
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "120",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "300",
         }
         airflow = Airflow(folder / "airflow", environment, ROOT)
         stack.callback(airflow.stop)
