@@ -49,7 +49,7 @@ lint: .venv/.dev ## Run ruff, mypy and import-linter.
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: .venv/.dev data triton ## Measure, and print the tables; BENCH=overhead chooses.
+bench: .venv/.dev .venv-airflow/.done data triton kfp ## Measure, and print the tables; BENCH=overhead chooses.
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 up: env triton ## Start the laptop stack: MLflow and Triton.
