@@ -165,6 +165,31 @@ def main(
     sys.exit(_run(step, Path(arguments.recipe), arguments.store, arguments.run, inputs, work, verify))
 
 
+def follow_main(name: str, *, follow: Callable[[Recipe, Store, bool], tuple[dict[str, Any], bool]]) -> NoReturn:
+    """Compares a server with the ledger from the command line, and with --repair makes it follow; prints JSON.
+
+    Ends the process with 0 where the server agrees, or does now, with 10 where it differs, or as an error says.
+
+    Args:
+        name: of the component that the server is the business of.
+        follow: given recipe, store and whether to repair, gives what to print, and whether the server agrees.
+    """
+    about = "Says where a server differs from the ledger."
+    parser = argparse.ArgumentParser(prog=f"python -m components.{name}.follow", description=about)
+    parser.add_argument("--recipe", required=True, help="the recipe's YAML file")
+    parser.add_argument("--store", required=True, help="fsspec URL of the store")
+    parser.add_argument("--repair", action="store_true", help="make it follow, instead of only naming what differs")
+    arguments = parser.parse_args()
+    try:
+        declared = recipe.load(arguments.recipe)
+        found, agrees = follow(declared, Store(arguments.store, declared.name), arguments.repair)
+    except RegraftError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(error.exit)
+    print(json.dumps(found))
+    sys.exit(Exit.DONE if agrees else Exit.REFUSED)
+
+
 def _run(
     step: pipeline.Step,
     path: Path,

@@ -6,17 +6,15 @@ agrees, or does now; 10: it differs.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 import tempfile
 from pathlib import Path
 
 from components.deploy import rollout
-from regraft import recipe as recipes
-from regraft.errors import Exit, RegraftError
+from regraft.errors import RegraftError
 from regraft.recipe import Recipe
+from regraft.step import follow_main
 from regraft.store import Store
 
 # How often the champion may change under our hands before we leave it to whoever changes it.
@@ -68,21 +66,10 @@ def _repair(recipe: Recipe, store: Store) -> str | None:
     raise AssertionError("tenacity returns or raises")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m components.deploy.follow", description=__doc__)
-    parser.add_argument("--recipe", required=True, help="the recipe's YAML file")
-    parser.add_argument("--store", required=True, help="fsspec URL of the store")
-    parser.add_argument("--repair", action="store_true", help="make Triton serve what the ledger says")
-    arguments = parser.parse_args()
-    try:
-        recipe = recipes.load(arguments.recipe)
-        result = follow(recipe, Store(arguments.store, recipe.name), repair=arguments.repair)
-    except RegraftError as error:
-        print(f"deploy: {error}", file=sys.stderr)
-        return int(error.exit)
-    print(json.dumps(result))
-    return int(Exit.DONE if not result["differences"] or result["repaired"] else Exit.REFUSED)
+def _answered(recipe: Recipe, store: Store, repair: bool) -> tuple[dict[str, object], bool]:
+    result = follow(recipe, store, repair=repair)
+    return result, not result["differences"] or bool(result["repaired"])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    follow_main("deploy", follow=_answered)

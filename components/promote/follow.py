@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_attempt, wait_random
 
-from regraft import recipe, tracking
-from regraft.errors import BadInput, Exit, RegraftError, Temporary
+from regraft import tracking
+from regraft.errors import BadInput, Temporary
 from regraft.ledger import Entry, Ledger
+from regraft.recipe import Recipe
+from regraft.step import follow_main
 from regraft.store import Store
 
 ROUNDS = 100
@@ -146,27 +145,16 @@ def _version(entry: Entry | None) -> str:
     return f"version {entry.version}" if entry else "there is no champion"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m components.promote.follow", description=__doc__)
-    parser.add_argument("--recipe", required=True, help="the recipe's YAML file")
-    parser.add_argument("--store", required=True, help="fsspec URL of the store")
-    parser.add_argument("--repair", action="store_true", help="mend what differs, instead of only naming it")
-    arguments = parser.parse_args()
-    try:
-        name = recipe.load(arguments.recipe).name
-        ledger = Ledger(Store(arguments.store, name))
-        client = tracking.connect()
-        with tracking.answering():
-            found = differences(client, ledger, name)
-            if found and arguments.repair:
-                repair(client, ledger, name)
-            left = differences(client, ledger, name) if arguments.repair else found
-    except RegraftError as error:
-        print(f"promote: {error}", file=sys.stderr)
-        return int(error.exit)
-    print(json.dumps({"recipe": name, "mlflow": tracking.address(), "differences": found, "left": left}))
-    return Exit.REFUSED if left else Exit.DONE
+def follow(declared: Recipe, store: Store, repairing: bool) -> tuple[dict[str, Any], bool]:
+    """What differs and, after a repair, what is left of it; and whether MLflow agrees."""
+    ledger, client = Ledger(store), tracking.connect()
+    with tracking.answering():
+        found = differences(client, ledger, declared.name)
+        if found and repairing:
+            repair(client, ledger, declared.name)
+        left = differences(client, ledger, declared.name) if repairing else found
+    return {"recipe": declared.name, "mlflow": tracking.address(), "differences": found, "left": left}, not left
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    follow_main("promote", follow=follow)
