@@ -108,7 +108,7 @@ def main() -> None:
             time.sleep(1)
         passwords = json.loads((home / "simple_auth_manager_passwords.json.generated").read_text(encoding="utf-8"))
         print(f"http://127.0.0.1:{port}  login: admin  password: {passwords['admin']}")
-        print("switch the DAG movie-sentiment on, then Trigger; Ctrl-C ends Airflow", flush=True)
+        print("press Trigger at movie-sentiment; Ctrl-C ends Airflow", flush=True)
         signal.pause()
     except KeyboardInterrupt:
         pass

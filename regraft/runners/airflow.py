@@ -207,7 +207,7 @@ def _links(step: str, settings: Settings) -> tuple[Any, ...]:
     if step in ("finetune", "evaluate", "promote") and settings.tracking.startswith("http"):
         links.append(airflow_step.MlflowLink(settings.tracking))
     if step in ("evaluate", "promote"):
-        links.append(airflow_step.ReportLink())
+        links.append(airflow_step.ReportLink(settings.tracking))
     if step == "deploy" and settings.endpoints.get("REGRAFT_TRITON_URLS"):
         links.append(airflow_step.TritonLink(settings.endpoints["REGRAFT_TRITON_URLS"]))
     return tuple(links)

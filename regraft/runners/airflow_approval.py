@@ -109,7 +109,11 @@ def question(store: Store, run: str, tracking: str) -> str:
         f"- {'passed' if gate.get('passed') else '**not passed**'}: {gate.get('sentence', gate.get('name'))}"
         for gate in verdict.get("gates", [])
     ]
-    links = [f"report: {airflow_step.report_url(store, run)}", f"run in the store: `{where}`"]
+    report = airflow_step.report_url(tracking, store, run)
+    links = [
+        f"[Report]({report})" if report.startswith("http") else f"report: `{report}`",
+        f"run in the store: `{where}`",
+    ]
     if tracking.startswith("http"):
         links.insert(0, f"[MLflow run]({airflow_step.mlflow_url(tracking, store, run)})")
     return "\n".join(

@@ -188,19 +188,28 @@ def _json(url: str, body: dict[str, Any] | None = None) -> Any:
 
 
 class ReportLink(BaseOperatorLink):
-    """The HTML report of the evaluation, in the store."""
+    """The HTML report of the evaluation."""
 
     name = "Report"
 
+    def __init__(self, tracking: str) -> None:
+        self.tracking = tracking.rstrip("/")
+
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        return report_url(*_store_and_run(operator))
+        return report_url(self.tracking, *_store_and_run(operator))
 
 
-def report_url(store: Store, run: str) -> str:
-    """Where the report of a run's evaluation is; empty before there is one."""
+def report_url(tracking: str, store: Store, run: str) -> str:
+    """Where the report of a run's evaluation is; empty before there is one.
+
+    MLflow has a copy, which is preferred: browsers do not follow links from Airflow to files or buckets.
+    """
     found = manifest(store, run, "evaluate")
     if found is None or "report.html" not in found.views:
         return ""
+    mlflow_run = mlflow_url(tracking, store, run)
+    if "/runs/" in mlflow_run:
+        return f"{mlflow_run}/artifacts/evaluation/report.html"
     where = store.where(f"evaluate/{found.identity}/{found.attempt}/report.html")
     return where if "://" in where else Path(where).absolute().as_uri()
 

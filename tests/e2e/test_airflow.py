@@ -56,6 +56,11 @@ def test_a_triggered_dag_ends_with_a_served_model_and_the_local_runner_finds_it_
         task = f"/dags/tiny/dagRuns/{run}/taskInstances"
         link = airflow.call("GET", f"{task}/finetune/links")["extra_links"]["MLflow run"]
         assert "/runs/" in link, "the link leads to the MLflow run itself"
+        report = airflow.call("GET", f"{task}/evaluate/links")["extra_links"]["Report"]
+        assert report == f"{link}/artifacts/evaluation/report.html"
+        copy = f"/get-artifact?path=evaluation/report.html&run_uuid={link.rpartition('/')[2]}"
+        with urllib.request.urlopen(servers["MLFLOW_TRACKING_URI"] + copy) as answer:
+            assert b"<html" in answer.read()
     finally:
         airflow.stop()
 
