@@ -125,6 +125,9 @@ class Namespace:
         self.kubectl("wait", "--for=condition=complete", "job/models", "--timeout=60s")
 
     def delete(self) -> None:
+        """Removes all, and prints what was there, for whoever has to understand a failure."""
+        print(self.kubectl("get", "pods,pvc,jobs", "-o", "wide", check=False))
+        print(self.kubectl("get", "events", "--sort-by=.lastTimestamp", check=False)[-6000:])
         run("kubectl", "delete", "namespace", self.name, "--timeout=180s", check=False)
         run("kubectl", "delete", "persistentvolume", "regraft-test-models", "--ignore-not-found", check=False)
 
