@@ -18,7 +18,7 @@ def slim(environment: Path) -> int:
     packages = next(environment.glob("lib/python3.*/site-packages"))
     before = weight(packages)
     for folder in sorted(path for name in FOLDERS for path in packages.glob(f"*/**/{name}") if path.is_dir()):
-            shutil.rmtree(folder, ignore_errors=True)  # one of them may lie in another
+        shutil.rmtree(folder, ignore_errors=True)  # one of them may lie in another
     for file in packages.rglob("*"):
         if file.suffix in ENDINGS and file.is_file():
             file.unlink()
