@@ -115,6 +115,8 @@ class StepProcess(BaseOperator):
         name = self.module.split(".")[1]
         first = next((i for i, line in enumerate(words) if line.startswith(f"{name}: ")), len(words) - 1)
         end(name, code, "\n".join(list(words)[max(first, 0) :]), skips=self.skips)
+        if "--run" in self.arguments and (found := manifest(*_store_and_run(self), name)):
+            self.log.info("%s: done: %s", name, json.dumps(found.metrics))
 
     def on_kill(self) -> None:
         """Passes the end of the task on as SIGTERM, and waits until the step has saved its work."""

@@ -209,6 +209,7 @@ def test_links_and_logs_help_who_looks(airflow: Airflow, laptop: Laptop) -> None
     assert airflow.call("GET", f"{task}/evaluate/links")["extra_links"]["Report"].endswith("/report.html")
     logs = [file.read_text() for file in laptop.home.glob("logs/dag_id=killed/*/task_id=validate/attempt=1.log")]
     assert any("progress 0.500 half way" in log for log in logs), "the run that was not all cache hits"
+    assert all("validate: done: " in log and "f1_macro" in log for log in logs), "what came out"
 
 
 def test_people_are_told_when_a_run_is_not_over_at_its_deadline(airflow: Airflow, told: list[dict[str, Any]]) -> None:
