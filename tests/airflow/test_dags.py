@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,6 +109,7 @@ def test_a_dag_survives_serialisation(laptop: Laptop) -> None:
 
 def test_as_processes_nothing_heavy_is_imported(laptop: Laptop) -> None:
     laptop.recipe("light")
+    laptop.recipe("asks", "promotion: approval\n")
     names = '[name for name in ("torch", "mlflow", "kubernetes", "numpy", "pandas") if name in sys.modules]'
     assert parse(laptop, names) == []
 
@@ -180,6 +182,7 @@ def test_an_approval_asks_once_and_again_only_when_it_is_cleared(
     assert len(asked) == 1, "asking again deletes the answer"
     for trigger in (first, repeated):
         assert (type(trigger).__name__, trigger.defaults) == ("HITLTrigger", ["Reject"])
+        assert trigger.timeout_datetime - datetime.now(UTC) > timedelta(days=2), "then it is rejected"
     execute(10)
     assert len(asked) == 2
 
