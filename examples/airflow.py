@@ -108,7 +108,9 @@ def main() -> None:
             time.sleep(1)
         passwords = json.loads((home / "simple_auth_manager_passwords.json.generated").read_text(encoding="utf-8"))
         print(f"http://127.0.0.1:{port}  login: admin  password: {passwords['admin']}")
-        print("press Trigger at movie-sentiment; Ctrl-C ends Airflow", flush=True)
+        print(
+            "press Trigger at movie-sentiment; Ctrl-C ends Airflow, then make down ends MLflow and Triton", flush=True
+        )
         signal.pause()
     except KeyboardInterrupt:
         pass
