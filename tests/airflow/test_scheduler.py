@@ -115,6 +115,9 @@ def test_killed_scheduler_and_killed_step_the_run_completes_and_nothing_is_regis
 
 def test_backfill_gives_each_window_its_own_run(airflow: Airflow, laptop: Laptop) -> None:
     airflow.unpause("backfilled")
+    # A backfill made while the schedule starts a run can kill Airflow's scheduler on SQLite (503, StaleDataError).
+    (scheduled,) = airflow.until(lambda: airflow.runs("backfilled"), "the schedule starts a run")
+    assert airflow.finished("backfilled", scheduled["dag_run_id"]) == ALL_DONE
     body: dict[str, Any] = {"dag_id": "backfilled", "max_active_runs": 1, "run_backwards": False, "dag_run_conf": {}}
     body |= {"from_date": "2026-10-12T00:00:00Z", "to_date": "2026-10-28T00:00:00Z"}
     airflow.call("POST", "/backfills", body)
