@@ -98,24 +98,29 @@ def main() -> None:
         check=True,
         stdout=subprocess.DEVNULL,
     )
-    processes = [start(part, variables) for part in PARTS]
+    processes = {part: start(part, variables) for part in PARTS}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         while not healthy(port):
-            ended = [process.args for process in processes if process.poll() is not None]
-            if ended:
-                sys.exit(f"a part of Airflow ended: {ended[0][1]}\n  next:  less {home}/{ended[0][1]}.log")
+            for part, process in processes.items():
+                if process.poll() is not None:
+                    sys.exit(f"a part of Airflow ended: {part}\n  next:  less {home}/{part}.log")
             time.sleep(1)
         passwords = json.loads((home / "simple_auth_manager_passwords.json.generated").read_text(encoding="utf-8"))
         print(f"http://127.0.0.1:{port}  login: admin  password: {passwords['admin']}")
         print(
             "press Trigger at movie-sentiment; Ctrl-C ends Airflow, then make down ends MLflow and Triton", flush=True
         )
-        signal.pause()
+        while True:
+            for part, process in processes.items():
+                if process.poll() is not None:  # on SQLite, two writers at once can end the scheduler
+                    print(f"Airflow's {part} ended, see {home}/{part}.log; it is started again", flush=True)
+                    processes[part] = start(part, variables)
+            time.sleep(1)
     except KeyboardInterrupt:
         pass
     finally:
-        stop(processes)
+        stop(list(processes.values()))
 
 
 if __name__ == "__main__":
