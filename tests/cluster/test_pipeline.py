@@ -229,9 +229,9 @@ def test_the_same_week_on_this_machine_has_the_same_digests(world: World) -> Non
 def test_a_better_week_is_rolled_out_over_two_replicas_and_no_request_is_lost(world: World) -> None:
     with world.namespace.traffic(NAME) as counted:
         started = world.week(2)
-        world.namespace.working("validate", "validate")
+        world.namespace.working("validate", "progress")
         world.namespace.outage(world.s3, 10)  # the bucket is overloaded for ten seconds
-        world.namespace.working("promote", "promote")
+        world.namespace.working("promote", "")
         world.namespace.kubectl("delete", "pod", "-l", "app.kubernetes.io/component=mlflow", "--wait=false")
         assert world.airflow.finished(NAME, started, 900) == ALL_DONE
         until(lambda: "2" in counted()["versions"], "the new version answers")
