@@ -135,6 +135,12 @@ class Ledger:
             ) from error
         return entry
 
+    def again(self, after: Entry, of: Entry, *, kind: Kind, reason: str) -> Entry:
+        """Adds an entry for the model of an earlier one: it goes back to it, or takes it back. Raises Moved."""
+        return self.append(
+            after, kind=kind, version=of.version, model=of.model, run=of.run, evaluation=of.evaluation, reason=reason
+        )
+
     def opponent(self, model: str) -> Entry | None:
         """The champion that a challenger is compared with.
 

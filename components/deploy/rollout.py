@@ -219,26 +219,12 @@ def take_back(store: Store, entry: Entry, served: list[int], reason: str) -> Ent
         Moved: the champion has changed meanwhile.
     """
     ledger = Ledger(store)
+    reason = f"rollout of version {entry.version} failed: {reason}"
     for version in sorted(served, reverse=True):
         earlier = ledger.version(version)
         if version != entry.version and earlier is not None:
-            return ledger.append(
-                entry,
-                kind="rollback",
-                version=earlier.version,
-                model=earlier.model,
-                run=earlier.run,
-                evaluation=earlier.evaluation,
-                reason=f"rollout of version {entry.version} failed: {reason}",
-            )
+            return ledger.again(entry, earlier, kind="rollback", reason=reason)
     if served or ledger.previous() is not None:
         return None
-    return ledger.append(
-        entry,
-        kind="withdraw",
-        version=entry.version,
-        model=entry.model,
-        run=entry.run,
-        evaluation=entry.evaluation,
-        reason=f"rollout of version {entry.version} failed: {reason}; no earlier champion can serve, so there is none",
-    )
+    none = f"{reason}; no earlier champion can serve, so there is none"
+    return ledger.again(entry, entry, kind="withdraw", reason=none)

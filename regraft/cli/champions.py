@@ -60,15 +60,8 @@ def rollback(name: Name, store: StoreUrl = DEFAULT_STORE, reason: Reason = None,
             state="nothing was changed",
             next=f"regraft history {name}",
         )
-    entry = ledger.append(
-        head,
-        kind="rollback",
-        version=previous.version,
-        model=previous.model,
-        run=previous.run,
-        evaluation=previous.evaluation,
-        reason=reason or f"rolled back from version {head.version} by hand",
-    )
+    reason = reason or f"rolled back from version {head.version} by hand"
+    entry = ledger.again(head, previous, kind="rollback", reason=reason)
     _followed(found, entry, as_json=as_json)
 
 

@@ -18,6 +18,19 @@ from urllib.parse import quote
 from examples import airflow
 
 
+def until(holds: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+    """Waits until something holds, and gives what it gave."""
+    deadline, last = time.monotonic() + seconds, ""
+    while time.monotonic() < deadline:
+        try:
+            if found := holds():
+                return found
+        except (OSError, AssertionError) as error:
+            last = str(error)
+        time.sleep(0.3)
+    raise AssertionError(f"after {seconds} s not yet: {what}; {last}")
+
+
 class Airflow:
     """Starts it, talks to its REST API, and ends it."""
 
@@ -72,17 +85,7 @@ class Airflow:
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{method} {path}: {error.code} {error.read().decode()}") from error
 
-    def until(self, holds: Callable[[], Any], what: str, seconds: float = 120) -> Any:
-        """Waits until something holds, and gives what it gave."""
-        deadline, last = time.monotonic() + seconds, ""
-        while time.monotonic() < deadline:
-            try:
-                if found := holds():
-                    return found
-            except (OSError, AssertionError) as error:
-                last = str(error)
-            time.sleep(0.3)
-        raise AssertionError(f"after {seconds} s not yet: {what}; {last}")
+    until = staticmethod(until)
 
     def unpause(self, dag: str) -> None:
         self.until(lambda: self.call("PATCH", f"/dags/{dag}", {"is_paused": False}), f"{dag} is known")

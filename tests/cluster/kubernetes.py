@@ -10,7 +10,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from regraft.recipe import StepName
+from tests.airflow.server import free_port, until
+from tests.images.containers import REGISTRY, TAG, image
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm/regraft"
 HERE = Path(__file__).parent
-REGISTRY = os.environ.get("REGRAFT_REGISTRY", "")
-TAG = os.environ.get("REGRAFT_TAG", "0.1.0")
 VALUES = """\
 images: {pullPolicy: IfNotPresent}
 store:
@@ -75,28 +74,11 @@ print(json.dumps({"answers": answers, "lost": lost[:20], "versions": sorted(vers
 """
 
 
-def image(name: str) -> str:
-    return f"{REGISTRY}regraft-{name}:{TAG}"
-
-
 def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
     """The output of a command."""
     done = subprocess.run(command, input=stdin, capture_output=True, text=True)
     assert not check or done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
-
-
-def until(holds: Callable[[], Any], what: str, seconds: float = 120) -> Any:
-    """Waits until something holds, and gives what it gave."""
-    deadline, last = time.monotonic() + seconds, ""
-    while time.monotonic() < deadline:
-        try:
-            if found := holds():
-                return found
-        except (OSError, AssertionError) as error:
-            last = str(error)
-        time.sleep(0.3)
-    raise AssertionError(f"after {seconds} s not yet: {what}; {last}")
 
 
 class Namespace:
@@ -139,9 +121,7 @@ class Namespace:
     @contextmanager
     def forwarded(self, service: str, port: int) -> Iterator[str]:
         """host:port on loopback that leads to a pod of a Service."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            local = free.getsockname()[1]
+        local = free_port()
         command = ["kubectl", "-n", self.name, "port-forward", f"service/{service}", f"{local}:{port}"]
         # It ends with the pod that it leads to; the loop starts it again, as a person would.
         loop = ["sh", "-c", f"while :; do {' '.join(command)}; sleep 0.5; done"]

@@ -27,8 +27,9 @@ from regraft import pipeline, sources
 from regraft.ledger import Ledger
 from regraft.store import Store
 from tests import champions, tiny
-from tests.airflow.server import Airflow
-from tests.cluster.kubernetes import REGISTRY, ROOT, TAG, VALUES, Namespace, run, until
+from tests.airflow.server import Airflow, until
+from tests.cluster.kubernetes import ROOT, VALUES, Namespace, run
+from tests.images.containers import image
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,7 +48,7 @@ ENDPOINTS = ["MLFLOW_TRACKING_URI", "REGRAFT_TRITON_URLS", "REGRAFT_MODEL_REPOSI
 def settings(namespace: str) -> dict[str, Any]:
     """What REGRAFT_CLUSTER says: dags/cluster.yaml without a pool of GPU nodes, which a test cluster has not."""
     return {
-        "image": f"{REGISTRY}regraft-{{step}}:{TAG}",
+        "image": image("{step}"),
         "namespace": namespace,
         "store": "s3://regraft/store",
         "config_maps": {"regraft-endpoints": [*ENDPOINTS, "AWS_DEFAULT_REGION", "REGRAFT_DATA", "REGRAFT_BASE_MODEL"]},
@@ -258,9 +259,7 @@ def test_a_rollback_ends_well_though_a_replica_is_deleted_during_it(world: World
     first = ledger.version(1)
     assert head is not None
     assert first is not None
-    ledger.append(
-        head, kind="rollback", version=1, model=first.model, run=first.run, evaluation=first.evaluation, reason="test"
-    )
+    ledger.again(head, first, kind="rollback", reason="test")
     job = ["create", "job", "mend", f"--from=cronjob/regraft-doctor-{NAME}"]
     with world.namespace.traffic(NAME) as counted:
         world.namespace.kubectl(*job)
