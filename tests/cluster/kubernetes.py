@@ -178,7 +178,9 @@ class Namespace:
         self.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
 
         def counted() -> dict[str, Any]:
-            return dict(json.loads(self.kubectl("logs", "traffic", "--tail=1").strip()))
+            line = self.kubectl("logs", "traffic", "--tail=1")
+            assert line, "the client has said nothing yet"
+            return dict(json.loads(line))
 
         until(lambda: counted()["answers"], "the client has an answer")
         try:
