@@ -127,6 +127,7 @@ lock: | $(filter .venv-tools/bin/uv,$(UV)) ## Lock the environments again, from 
 	for extra in $(STEPS) model serving; do lock $$extra pyproject.toml --extra $$extra -c requirements/components.txt; done
 	lock kfp pyproject.toml --extra kfp -c <(printf 'kfp==2.17.0\nkfp-kubernetes==2.17.0\n')  # 2.17.3 wants a certifi that is not there
 	lock airflow pyproject.toml - --extra airflow -c <(printf 'apache-airflow==3.3.2\n') <<< $$'pytest>=8.4\npytest-timeout>=2.4'
+	lock airflow-image pyproject.toml - --extra airflow -c requirements/airflow.txt <<< $$'apache-airflow-providers-fab>=3.10\nasyncpg\npsycopg[binary]'
 	lock mlflow - -c requirements/components.txt $(foreach name,$(CLIENTS_ONLY),--no-emit-package $(name)) <<< $$'mlflow[auth]>=3.17,<4\nboto3\npsycopg[binary]'
 	$(COMPILE) - <<< '$(TORCH_PIN)' | $(CUDA) > requirements/torch-cuda.txt
 	lock build - <<< uv

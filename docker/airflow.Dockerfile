@@ -3,22 +3,23 @@
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
-COPY requirements/build.txt requirements/airflow.txt /tmp/
+COPY requirements/build.txt requirements/airflow-image.txt /tmp/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip install --root-user-action=ignore --no-deps --require-hashes -r /tmp/build.txt \
  && python -m venv --without-pip /opt/airflow-env
 COPY docker/slim.py /tmp/slim.py
 RUN --mount=type=cache,target=/root/.cache/uv \
     UV_SYSTEM_CERTS=true UV_LINK_MODE=copy \
-    uv pip install --python /opt/airflow-env --compile-bytecode --no-deps --require-hashes -r /tmp/airflow.txt \
+    uv pip install --python /opt/airflow-env --compile-bytecode --no-deps --require-hashes -r /tmp/airflow-image.txt \
  && python /tmp/slim.py /opt/airflow-env
 
 FROM ${PYTHON}
 COPY --from=build /opt/airflow-env /opt/airflow-env
 COPY regraft /app/regraft
 COPY dags /app/dags
-# Airflow asks for the name of the user.
-RUN python -m compileall -q /app && echo "airflow:x:50000:0::/tmp:/sbin/nologin" >> /etc/passwd
+# Airflow asks for the name of the user. Its chart puts AIRFLOW_HOME at /opt/airflow and starts its probes through /entrypoint.
+RUN python -m compileall -q /app && echo "airflow:x:50000:0::/tmp:/sbin/nologin" >> /etc/passwd \
+ && install -d -o 50000 -g 0 -m 775 /opt/airflow /opt/airflow/logs && ln -s /usr/bin/env /entrypoint
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG SOURCE=""

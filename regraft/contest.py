@@ -13,11 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from regraft import gate, recipe, sources, tasks
+from regraft import gate, sources, tasks
 from regraft.errors import AlreadyExists, BadInput, NotFound
 from regraft.ledger import Entry
 from regraft.recipe import Recipe, Training
-from regraft.step import Context, result_of
+from regraft.step import Context, recipe_of, result_of
 from regraft.store import Manifest, sha256
 
 
@@ -175,8 +175,7 @@ def _champion(context: Context, entry: Entry) -> Contestant:
             state="the champion stays",
             next="give the recipe another name: with other labels it is another model",
         )
-    key = f"runs/{entry.run}/recipe.yaml"
-    declared = recipe.parse(context.store.read(key).decode(), where=context.store.where(key))
+    declared = recipe_of(context.store, entry.run)
     as_trained = {
         "data": declared.data.model_copy(update={"labels": labels}),
         "training": Training.model_validate(trained["training"]),

@@ -129,6 +129,12 @@ def upstream(store: Store, run: str, step: str, *, command: str | None = None) -
     return manifest
 
 
+def recipe_of(store: Store, run: str) -> Recipe:
+    """The recipe as it was when a run began. Raises NotFound."""
+    key = f"runs/{run}/recipe.yaml"
+    return recipe.parse(store.read(key).decode(), where=store.where(key))
+
+
 class _Terminated(BaseException):
     """SIGTERM arrived."""
 
@@ -168,7 +174,8 @@ def main(
 def follow_main(name: str, *, follow: Callable[[Recipe, Store, bool], tuple[dict[str, Any], bool]]) -> NoReturn:
     """Compares a server with the ledger from the command line, and with --repair makes it follow; prints JSON.
 
-    Ends the process with 0 where the server agrees, or does now, with 10 where it differs, or as an error says.
+    Ends the process with 0 where the server agrees, or does now, with 10 where it differs, or as an error says. The
+    recipe given names the model; how that is served says the recipe of the champion's own run, which has been tried.
 
     Args:
         name: of the component that the server is the business of.
@@ -182,7 +189,10 @@ def follow_main(name: str, *, follow: Callable[[Recipe, Store, bool], tuple[dict
     arguments = parser.parse_args()
     try:
         declared = recipe.load(arguments.recipe)
-        found, agrees = follow(declared, Store(arguments.store, declared.name), arguments.repair)
+        store = Store(arguments.store, declared.name)
+        head = Ledger(store).head()
+        served = recipe_of(store, head.run) if head else declared
+        found, agrees = follow(served, store, arguments.repair)
     except RegraftError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit)

@@ -6,6 +6,7 @@ version that does not exist succeeds, so a load counts only when the replica's i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 # Seconds that a load or an answer may take before the replica counts as gone.
 LOAD_SECONDS = 600.0
 ANSWER_SECONDS = 60.0
+# Whoever may load models may run code in Triton, so it can be told to take such requests with a token only.
+TOKEN = "REGRAFT_TRITON_TOKEN"  # noqa: S105 - the name of the variable
+HEADER = "regraft-token"
 
 
 class NotServed(RegraftError):
@@ -53,6 +57,12 @@ def _client(address: str, *, seconds: float) -> Iterator[Any]:
         client.close()
 
 
+def _headers() -> dict[str, str]:
+    """What shows Triton that this request may control it."""
+    token = os.environ.get(TOKEN)
+    return {HEADER: token} if token else {}
+
+
 def reach(address: str) -> None:
     """Raises Temporary where nothing answers; Triton listens once all models that it starts with are loaded."""
     with _client(address, seconds=ANSWER_SECONDS) as client:
@@ -63,7 +73,7 @@ def index(address: str, name: str) -> dict[int, tuple[str, str]]:
     """State and reason of each version of a model that the replica knows, such as {2: ("READY", "")}."""
     try:
         with _client(address, seconds=ANSWER_SECONDS) as client:
-            known = client.get_model_repository_index()
+            known = client.get_model_repository_index(headers=_headers())
     except NotServed as error:  # says nothing about any version
         raise Temporary(f"Triton is not well: {error.what}", where=address, next="repeat the command") from error
     return {
@@ -85,7 +95,7 @@ def load(address: str, name: str, versions: Sequence[int]) -> None:
         NotServed: one of them is not READY afterwards.
     """
     with _client(address, seconds=LOAD_SECONDS) as client:
-        client.load_model(name)
+        client.load_model(name, headers=_headers())
     known = index(address, name)
     for version in versions:
         state, reason = known.get(version, ("UNKNOWN", "no such version"))
@@ -96,7 +106,7 @@ def load(address: str, name: str, versions: Sequence[int]) -> None:
 def unload(address: str, name: str) -> None:
     """Makes the replica drop a model. Only for one that has never served."""
     with _client(address, seconds=LOAD_SECONDS) as client:
-        client.unload_model(name)
+        client.unload_model(name, headers=_headers())
 
 
 class Caller:

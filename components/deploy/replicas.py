@@ -3,9 +3,10 @@
     REGRAFT_TRITON_URLS=127.0.0.1:8000,127.0.0.1:8010
     REGRAFT_TRITON_URLS=kubernetes:///regraft-triton-replicas.ml:8000
 
-The second form names SERVICE.NAMESPACE:PORT and asks the API server for the Service's endpoints, ready or not. DNS
-would give the same addresses for a headless Service, but keeps its answers for seconds: a replica that has just started
-would be missed, and serve the old version until somebody notices.
+The second form names SERVICE.NAMESPACE:PORT and asks the API server for the Service's endpoints, ready or not, but not
+those that are on their way out: a pod on a node that was lost stays there until somebody removes it. DNS would give
+the same addresses for a headless Service, but keeps its answers for seconds: a replica that has just started would be
+missed, and serve the old version until somebody notices.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from regraft.errors import BadInput, Temporary
 
 # Where Kubernetes puts a pod's token and the API server's certificate authority.
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-# Seconds that a pod may take to start Triton with all its models.
-START_SECONDS = 300.0
+# Seconds that a pod may take to start Triton with all its models: as the start-up probe of the chart.
+START_SECONDS = 600.0
 
 
 class Replicas(Protocol):
@@ -58,7 +59,7 @@ class Pods:
     start_seconds: float = START_SECONDS
 
     def find(self) -> tuple[str, ...]:
-        found = addresses(self._endpoints(), self.port)
+        found = addresses(self._slices(), self.port)
         if not found:
             raise Temporary(
                 f"no Triton pod runs behind Service {self.service}",
@@ -67,10 +68,26 @@ class Pods:
             )
         return found
 
-    def _endpoints(self) -> dict[str, Any]:
+    def _slices(self) -> list[dict[str, Any]]:
+        """The Service's EndpointSlices; of a cluster before 1.21, its Endpoints as one."""
+        services = f"?labelSelector=kubernetes.io/service-name={self.service}"
+        try:
+            of_service = f"/apis/discovery.k8s.io/v1/namespaces/{self.namespace}/endpointslices{services}"
+            return list(self._read(of_service)["items"])
+        except Absent:
+            pass
+        try:
+            return [as_slice(self._read(f"/api/v1/namespaces/{self.namespace}/endpoints/{self.service}"))]
+        except Absent as error:
+            raise BadInput(
+                f"there is no Service {self.service} in namespace {self.namespace}",
+                where="REGRAFT_TRITON_URLS",
+                next=f"kubectl -n {self.namespace} get services",
+            ) from error
+
+    def _read(self, path: str) -> dict[str, Any]:
         import urllib3
 
-        path = f"/api/v1/namespaces/{self.namespace}/endpoints/{self.service}"
         try:
             host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
             token = (ACCOUNT / "token").read_text().strip()
@@ -90,11 +107,7 @@ class Pods:
                     f"the Kubernetes API cannot be reached: {error}", where=url, next="repeat the command"
                 ) from error
         if answer.status == 404:
-            raise BadInput(
-                f"there is no Service {self.service} in namespace {self.namespace}",
-                where="REGRAFT_TRITON_URLS",
-                next=f"kubectl -n {self.namespace} get services",
-            )
+            raise Absent(path)
         if answer.status in (401, 403):
             raise BadInput(
                 f"this pod's service account may not read the endpoints of {self.service}",
@@ -107,14 +120,28 @@ class Pods:
         return document
 
 
-def addresses(endpoints: dict[str, Any], port: int) -> tuple[str, ...]:
-    """host:port of each address in an Endpoints object, ready or not, in the order of the pods' names."""
-    found = {}
+class Absent(Exception):
+    """The Kubernetes API knows no such thing."""
+
+
+def as_slice(endpoints: dict[str, Any]) -> dict[str, Any]:
+    """An Endpoints object in the form of an EndpointSlice. It does not tell which pods are on their way out."""
+    found = []
     for subset in endpoints.get("subsets") or []:
         for address in [*(subset.get("addresses") or []), *(subset.get("notReadyAddresses") or [])]:
-            ip = address["ip"]
-            found[address.get("targetRef", {}).get("name", ""), ip] = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
-    return tuple(found[key] for key in sorted(found))
+            found.append({"addresses": [address["ip"]], "targetRef": address.get("targetRef")})
+    return {"endpoints": found}
+
+
+def addresses(slices: list[dict[str, Any]], port: int) -> tuple[str, ...]:
+    """host:port of each endpoint that is not on its way out, ready or not, in the order of the pods' names."""
+    found = set()
+    for endpoint in (endpoint for some in slices for endpoint in some.get("endpoints") or []):
+        if not (endpoint.get("conditions") or {}).get("terminating"):
+            ip = endpoint["addresses"][0]
+            name = (endpoint.get("targetRef") or {}).get("name", "")
+            found.add((name, f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"))
+    return tuple(address for _, address in sorted(found))
 
 
 def named(urls: str) -> Replicas:

@@ -23,7 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.deploy.replica import HEADER, TOKEN
 from regraft.errors import BadInput, RegraftError, Temporary
+
+# What lets a client run code in the server, or reach into its memory.
+CONTROL = "model-repository,shared-memory,logging,trace"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +73,16 @@ def command(
     """The command line of a server whose models are loaded and unloaded by request only.
 
     At its start it loads all that the repository holds, so a replica that restarts serves again by itself. A model that
-    fails to load must take neither the server nor its readiness away from the others.
+    fails to load must take neither the server nor its readiness away from the others. Where REGRAFT_TRITON_TOKEN is
+    set, only requests that carry it may control the server.
 
     Args:
         address: what it listens on.
         exit_timeout: seconds that clients have, once it is told to stop, to take their answers and hang up.
         extra: options of tritonserver that win over those chosen here.
     """
+    token = os.environ.get(TOKEN)
+    restricted = ("http-restricted-api", "grpc-restricted-protocol") if token else ()
     return [
         str(server / "bin" / "tritonserver"),
         f"--model-repository={repository}",
@@ -94,6 +101,7 @@ def command(
         "--allow-cpu-metrics=false",
         "--allow-gpu-metrics=false",
         "--log-verbose=0",
+        *(f"--{option}={CONTROL}:{HEADER}={token}" for option in restricted),
         *extra,
     ]
 

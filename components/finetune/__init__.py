@@ -36,7 +36,11 @@ def work(context: Context) -> Outcome:
     wanted = pipeline.resources(context.recipe, context.step)
     # Sums depend on how many threads share them, and digests on sums; where there are fewer cores, torch takes fewer.
     torch.set_num_threads(math.ceil(wanted.cpu))
-    processes = min(wanted.gpu, torch.cuda.device_count())
+    there = torch.cuda.device_count()
+    if there < wanted.gpu:
+        text = f"finetune: resources ask for {wanted.gpu} GPUs, and torch finds {there}: training on "
+        print(text + ("those" if there else "the CPU"), file=sys.stderr, flush=True)
+    processes = min(wanted.gpu, there)
     if processes > 1:
         by_torchrun(context, processes)
     else:

@@ -10,9 +10,9 @@ import traceback
 from pathlib import Path
 
 from components.finetune import tracking, train
-from regraft import pipeline, recipe
+from regraft import pipeline
 from regraft.errors import RegraftError
-from regraft.step import Context
+from regraft.step import Context, recipe_of
 from regraft.store import Store
 
 
@@ -21,12 +21,11 @@ def main() -> None:
     task = Path(sys.argv[1])
     told = json.loads(task.read_text())
     store = Store(told["store"], told["recipe"])
-    declared = recipe.parse(store.read(f"runs/{told['run']}/recipe.yaml").decode())
     rank = int(os.environ["RANK"])
     own = task.parent if rank == 0 else task.parent / f"worker-{rank}"  # two must not download to one place
     own.mkdir(exist_ok=True)
     context = Context(
-        recipe=declared,
+        recipe=recipe_of(store, told["run"]),
         store=store,
         run=told["run"],
         step=pipeline.step("finetune"),

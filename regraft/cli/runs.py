@@ -92,9 +92,9 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Shows where things stand: the last runs and champions of all recipes, or one run in full."""
-    from regraft import recipe as recipes
     from regraft import stack, summary
     from regraft.errors import BadInput, Temporary
+    from regraft.step import recipe_of
 
     try:
         endpoints = stack.environment()
@@ -109,8 +109,7 @@ def status(
     chosen = run or runs[-1]
     if chosen not in runs:
         raise BadInput(f"{name} has no run {chosen}; it has {', '.join(runs[-5:])}", where=store)
-    declared = recipes.parse(found.read(f"runs/{chosen}/recipe.yaml").decode(), where=found.where(f"runs/{chosen}"))
-    document = summary.facts(declared, found, chosen, endpoints)
+    document = summary.facts(recipe_of(found, chosen), found, chosen, endpoints)
     show(document, summary.render(document), as_json=as_json)
 
 

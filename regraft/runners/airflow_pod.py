@@ -14,7 +14,7 @@ from regraft import pipeline
 from regraft.errors import Exit
 from regraft.recipe import Resources
 from regraft.runners import airflow_step
-from regraft.runners.cluster import Cluster
+from regraft.runners.cluster import PIPELINE_LABELS, Cluster
 
 RECIPE = "/recipe/recipe.yaml"
 WRITE_RECIPE = f"import os; open('{RECIPE}', 'w', encoding='utf-8').write(os.environ['RECIPE'])"
@@ -184,6 +184,9 @@ def template(
             *({"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in place.volumes),
         ],
     }
+    if resources.gpu > 1:  # their processes exchange gradients by shared memory, of which a pod has 64 MB
+        spec["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
     if place.service_account:
         spec["serviceAccountName"] = place.service_account
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": {"regraft/step": step.name}}, "spec": spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": PIPELINE_LABELS}, "spec": spec}

@@ -15,6 +15,9 @@ from regraft import yaml_marks
 from regraft.errors import BadInput
 from regraft.recipe import Location, Part, StepName
 
+# What the network policies of the chart know the pods of steps by.
+PIPELINE_LABELS = {"app.kubernetes.io/part-of": "regraft", "app.kubernetes.io/component": "pipeline"}
+
 
 class Toleration(Part):
     """As in a pod's `tolerations`."""

@@ -28,7 +28,7 @@ import yaml
 from regraft import pipeline, recipe, sources
 from regraft.errors import BadInput, RegraftError, Temporary
 from regraft.recipe import Recipe, Resources, Schedule
-from regraft.runners.cluster import Cluster, Placement
+from regraft.runners.cluster import PIPELINE_LABELS, Cluster, Placement
 
 BACKOFF_SECONDS = 60
 
@@ -84,7 +84,8 @@ def _chain(steps: tuple[pipeline.Step, ...], declared: Recipe, cluster: Cluster,
     task = _component(step.name, cluster.image_of(step.name))(**given)
     _equip(task, cluster, cluster.placement(step.name), pipeline.resources(declared, step))
     kubernetes.add_pod_label(task, "regraft/recipe", declared.name)
-    kubernetes.add_pod_label(task, "regraft/step", step.name)
+    for label, value in {"regraft/step": step.name, **PIPELINE_LABELS}.items():
+        kubernetes.add_pod_label(task, label, value)
     kubernetes.set_timeout(task, step.timeout_minutes * 60)
     task.set_retry(cluster.retries, backoff_duration=f"{BACKOFF_SECONDS}s", backoff_factor=2)
     if rest:
@@ -161,8 +162,6 @@ def cron(schedule: Schedule, *, cluster: Cluster) -> str:
     Raises:
         BadInput: Kubeflow would run it at other times than the recipe says.
     """
-    if schedule.cron is None:
-        raise BadInput("Kubeflow has no assets: it starts runs by cron only", where="schedule.asset")
     if schedule.cron is None:
         raise BadInput(
             "Kubeflow starts runs by the clock, not when an asset changes",

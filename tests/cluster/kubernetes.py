@@ -38,6 +38,7 @@ mlflow:
     requests: {cpu: 50m, memory: 256Mi}
     limits: {cpu: "1", memory: 1536Mi}
 triton:
+  controlSecret: regraft-triton
   resources:
     requests: {cpu: 100m, memory: 256Mi}
     limits: {cpu: "1", memory: 1Gi}
@@ -148,19 +149,22 @@ class Namespace:
                     return pod
             return ""
 
-        return str(until(there, f"{step} says {says!r}", 240))
+        return str(until(there, f"{step} says {says!r}", 900))
 
     def served(self, model: str) -> dict[str, list[int]]:
         """The versions that each Triton pod serves, by its name."""
         ask = (
-            "import json, urllib.request as u; r = u.Request('http://127.0.0.1:8000/v2/repository/index', b'{}'); "
+            "import json, os, urllib.request as u; token = {'regraft-token': os.environ['REGRAFT_TRITON_TOKEN']}; "
+            "r = u.Request('http://127.0.0.1:8000/v2/repository/index', b'{}', token); "
             f"print([int(m['version']) for m in json.load(u.urlopen(r)) if m['name'] == '{model}' "
             "and m.get('state') == 'READY'])"
         )
-        return {
-            pod: sorted(json.loads(self.kubectl("exec", pod, "--", "python3", "-c", ask)))
-            for pod in self.pods("app.kubernetes.io/component=triton")
-        }
+        return {pod: sorted(json.loads(self.kubectl("exec", pod, "--", "python3", "-c", ask))) for pod in self.triton()}
+
+    def triton(self) -> list[str]:
+        """The pods of Triton that are not on their way out."""
+        found = self.get("pods", "-l", "app.kubernetes.io/component=triton")["items"]
+        return [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     @contextmanager
     def traffic(self, model: str) -> Iterator[Callable[[], dict[str, Any]]]:
@@ -190,4 +194,9 @@ class Namespace:
 
     def outage(self, address: str, seconds: float) -> None:
         """Makes the S3 server answer 503 for a while."""
-        urllib.request.urlopen(urllib.request.Request(f"http://{address}/-/outage?{seconds}", method="POST")).close()
+        urllib.request.urlopen(f"http://{address}/-/outage?{seconds}", b"").close()
+
+    def refused(self, address: str) -> int:
+        """How often it has answered 503."""
+        with urllib.request.urlopen(f"http://{address}/-/outage") as answer:
+            return int(answer.read())

@@ -11,21 +11,25 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+
 
 class Outages:
-    """Answers 503 for as many seconds as `POST /-/outage?SECONDS` says, as an overloaded bucket does."""
+    """Answers 503 for as many seconds as `POST /-/outage?SECONDS` says, as an overloaded bucket does, and counts."""
 
     def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
-        self.application, self.until = application, 0.0
+        self.application, self.until, self.refused = application, 0.0, 0
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/-/outage":
-            self.until = time.monotonic() + float(environ["QUERY_STRING"])
-            start_response("204 No Content", [])
-            return []
+            if environ["REQUEST_METHOD"] == "POST":
+                self.until = time.monotonic() + float(environ["QUERY_STRING"])
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [str(self.refused).encode()]
         if time.monotonic() < self.until:
-            start_response("503 Slow Down", [("Content-Type", "application/xml")])
-            return [b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"]
+            self.refused += 1
+            start_response("503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", str(len(BUSY)))])
+            return [] if environ["REQUEST_METHOD"] == "HEAD" else [BUSY]
         return self.application(environ, start_response)
 
 

@@ -52,7 +52,10 @@ def settings(namespace: str) -> dict[str, Any]:
         "namespace": namespace,
         "store": "s3://regraft/store",
         "config_maps": {"regraft-endpoints": [*ENDPOINTS, "AWS_DEFAULT_REGION", "REGRAFT_DATA", "REGRAFT_BASE_MODEL"]},
-        "secrets": {"regraft-store": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]},
+        "secrets": {
+            "regraft-store": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"],
+            "regraft-triton": ["REGRAFT_TRITON_TOKEN"],
+        },
         "service_account": "regraft-pipeline",
         "run_as_user": 10001,
         "pending_minutes": 1,
@@ -87,10 +90,6 @@ class World:
         """Starts the run of a week."""
         return self.airflow.trigger(NAME, {"run": WEEKS[number - 1]})
 
-    def reason(self, run: str, step: str) -> str:
-        """Why a step of a run ended as it did, as the store tells it."""
-        return str(self.store().read_json(f"runs/{run}/{step}.json").get("error", ""))
-
     def log(self, dag: str, run: str, task: str, attempt: int = 1) -> str:
         folder = self.airflow.home / f"logs/dag_id={dag}/run_id={run}/task_id={task}"
         return (folder / f"attempt={attempt}.log").read_text()
@@ -114,7 +113,7 @@ class World:
         assert head is not None
         assert self.alias() == head.version
         served = self.namespace.served(NAME)
-        assert len(served) >= 2
+        assert len(served) >= 2, served
         assert {versions[-1] for versions in served.values()} == {head.version}, served
         assert len({tuple(versions) for versions in served.values()}) == 1, served
 
@@ -123,7 +122,8 @@ def written(folder: Path) -> None:
     """The recipes: the example's, cut into weeks and for a small node; and two that ask for the wrong amount."""
     document: dict[str, Any] = yaml.safe_load((ROOT / f"dags/recipes/{NAME}.yaml").read_text())
     document["data"] |= {"source": "${REGRAFT_DATA}/weeks", "window": "7d"}
-    document["training"]["epochs"] = 2  # the first week has few rows
+    # The first week has few rows; more epochs at the example's rate do not always converge.
+    document["training"] |= {"epochs": 2, "learning_rate": 5e-4}
     del document["schedule"]  # or Airflow would begin with the run that is due today
     limits: dict[str, dict[str, Any]] = {step: {"cpu": 1.2, "memory": "4Gi"} for step in STEPS}
     limits["finetune"]["gpu"] = 1
@@ -227,16 +227,23 @@ def test_the_same_week_on_this_machine_has_the_same_digests(world: World) -> Non
         assert manifests[0].digest == manifests[1].digest, step
 
 
-def test_a_better_week_is_rolled_out_over_two_replicas_and_no_request_is_lost(world: World) -> None:
+def test_a_better_week_is_rolled_out_while_bucket_mlflow_and_a_replica_fail_and_no_request_is_lost(
+    world: World,
+) -> None:
     with world.namespace.traffic(NAME) as counted:
         started = world.week(2)
-        world.namespace.working("validate", "progress")
+        world.namespace.working("validate", "")
         world.namespace.outage(world.s3, 10)  # the bucket is overloaded for ten seconds
         world.namespace.working("promote", "")
-        world.namespace.kubectl("delete", "pod", "-l", "app.kubernetes.io/component=mlflow", "--wait=false")
+        world.namespace.kubectl("scale", "deployment/regraft-mlflow", "--replicas=0")
+        until(lambda: "the MLflow server" in world.log(NAME, started, "promote"), "promote misses MLflow")
+        world.namespace.kubectl("scale", "deployment/regraft-mlflow", "--replicas=1")
+        world.namespace.working("deploy", "trial")
+        world.namespace.kubectl("delete", "pod", world.namespace.triton()[1], "--wait=false")
         assert world.airflow.finished(NAME, started, 900) == ALL_DONE
         until(lambda: "2" in counted()["versions"], "the new version answers")
         found = counted()
+    assert world.namespace.refused(world.s3) > 0
     assert found["lost"] == []
     assert found["answers"] > 100
     assert [entry.version for entry in world.ledger().entries()] == [1, 2] == world.registered()
@@ -264,10 +271,9 @@ def test_a_rollback_ends_well_though_a_replica_is_deleted_during_it(world: World
     with world.namespace.traffic(NAME) as counted:
         world.namespace.kubectl(*job)
         until(lambda: "load on" in world.namespace.kubectl("logs", "job/mend", check=False), "it loads", 180)
-        world.namespace.kubectl("delete", "pod", "regraft-triton-1", "--wait=false")
+        world.namespace.kubectl("delete", "pod", world.namespace.triton()[1], "--wait=false")
         world.namespace.kubectl("wait", "--for=condition=complete", "job/mend", "--timeout=300s")
-        world.namespace.kubectl("rollout", "status", "statefulset/regraft-triton", "--timeout=180s")
-        until(lambda: counted()["answers"], "it is served")
+        world.namespace.kubectl("rollout", "status", "deployment/regraft-triton", "--timeout=180s")
         assert counted()["lost"] == []
     world.agrees()
     world.namespace.kubectl("delete", "job", "mend")
@@ -300,7 +306,7 @@ def test_an_upgrade_adds_a_replica_that_serves_what_the_ledger_says_and_a_rollba
     assert len(namespace.served(NAME)) == 3
     world.agrees()
     namespace.helm("rollback", "regraft", "1", "--wait")
-    until(lambda: len(namespace.pods("app.kubernetes.io/component=triton")) == 2, "the third is gone")
+    until(lambda: len(namespace.triton()) == 2, "the third is gone")
     world.agrees()
 
 
@@ -308,6 +314,6 @@ def test_nothing_is_left_when_it_is_uninstalled(world: World) -> None:
     namespace = world.namespace
     kinds = "all,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,persistentvolumeclaims"
     namespace.helm("uninstall", "regraft", "--wait", "--timeout=3m")
-    mine = "app.kubernetes.io/part-of=regraft"
+    mine = "app.kubernetes.io/instance=regraft"  # pods of steps that failed stay, for a look
     until(lambda: not namespace.get(kinds, "-l", mine)["items"], "all of the release is gone", 90)
     assert not run("kubectl", "get", "clusterroles,clusterrolebindings", "-l", mine, "-o", "name")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,42 +10,27 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
-CHART = ROOT / "helm/regraft"
-RECIPE = ROOT / "dags/recipes/movie-sentiment.yaml"
-HELM = os.environ.get("HELM") or shutil.which("helm") or str(ROOT / ".cache/helm/helm")
-CASES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
+from tests.helm.chart import CASES, CHART, HELM, helm, pods, rendered
+
 MODERN = ("--kube-version=1.35.0",)
 OLD = ("--kube-version=1.20.2",)
 
 pytestmark = pytest.mark.skipif(not Path(HELM).exists(), reason="helm is not there: make helm")
 
 
-def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([HELM, *arguments], capture_output=True, text=True)
+def container(documents: list[dict[str, Any]], pod: str) -> dict[str, Any]:
+    """The one container of a pod."""
+    found: list[dict[str, Any]] = pods(documents)[pod]["spec"]["containers"]
+    assert len(found) == 1
+    return found[0]
 
 
-def rendered(case: str, *options: str) -> list[dict[str, Any]]:
-    values = str(CHART / "ci" / f"{case}-values.yaml")
-    recipe = f"recipes.movie-sentiment={RECIPE}"
-    done = helm("template", "shop", str(CHART), "-n", "ml", "-f", values, "--set-file", recipe, *options)
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-
-def pods(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Pod specifications by kind and name of what makes them."""
+def variables(container: dict[str, Any]) -> dict[str, Any]:
+    """A container's environment: values, or the secret and key that they come from."""
     found = {}
-    for document in documents:
-        spec = document.get("spec", {})
-        for path in (("template",), ("jobTemplate", "spec", "template")):
-            inner = spec
-            for key in path:
-                inner = inner.get(key, {})
-            if "spec" in inner:
-                found[f"{document['kind']}/{document['metadata']['name']}"] = inner["spec"]
-        if document["kind"] == "Pod":
-            found[f"Pod/{document['metadata']['name']}"] = spec
+    for each in container.get("env", []):
+        key = each.get("valueFrom", {}).get("secretKeyRef")
+        found[each["name"]] = (key["name"], key["key"]) if key else each["value"]
     return found
 
 
@@ -61,9 +44,11 @@ def test_the_chart_is_clean_under_lint(case: str) -> None:
 def test_what_it_renders_is_valid_for_a_current_kubernetes(case: str, tmp_path: Path) -> None:
     file = tmp_path / "rendered.yaml"
     file.write_text(yaml.safe_dump_all(rendered(case, *MODERN)))
-    command = [Path(sys.executable).with_name("kubernetes-validate"), "--strict", "-k", "1.35", str(file)]
+    command = [str(Path(sys.executable).with_name("kubernetes-validate")), "--strict", "-k", "1.35", str(file)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    unknown = [line for line in done.stdout.splitlines() if line.startswith("WARN")]
+    assert all("with api version monitoring.coreos.com/" in line for line in unknown), unknown
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -71,7 +56,7 @@ def test_what_it_renders_is_valid_for_a_current_kubernetes(case: str, tmp_path: 
 def test_every_pod_is_restricted(case: str, cluster: tuple[str, ...]) -> None:
     found = pods(rendered(case, *cluster))
     assert found
-    for name, pod in found.items():
+    for name, pod in ((name, template["spec"]) for name, template in found.items()):
         assert pod["securityContext"]["runAsNonRoot"] is True, name
         assert pod["securityContext"]["runAsUser"] > 0, name
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
@@ -95,10 +80,122 @@ def test_old_clusters_get_the_versions_that_they_know() -> None:
 
 
 def test_gpus_are_limits_of_triton() -> None:
-    triton = pods(rendered("gpu"))["StatefulSet/shop-regraft-triton"]
-    limits = triton["containers"][0]["resources"]["limits"]
+    triton = container(rendered("gpu"), "Deployment/shop-regraft-triton")
+    limits = triton["resources"]["limits"]
     assert limits["nvidia.com/gpu"] == 1
     assert limits["memory"]
+    assert triton["args"][-2:] == ["--", "--allow-gpu-metrics=true"]
+    both = container(rendered("gpu", "--set=triton.extraArgs={--log-verbose=1}"), "Deployment/shop-regraft-triton")
+    assert both["args"][-3:] == ["--", "--allow-gpu-metrics=true", "--log-verbose=1"]
+
+
+def test_replicas_of_triton_are_replaced_warm_and_spread_over_nodes() -> None:
+    (triton,) = [
+        each
+        for each in rendered("minimal")
+        if each["metadata"]["name"] == "shop-regraft-triton" and each["kind"] == "Deployment"
+    ]
+    assert triton["spec"]["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+    }
+    (spread,) = triton["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    assert spread["labelSelector"] == triton["spec"]["selector"]
+
+
+def test_triton_may_be_replaced_cold_where_there_is_no_room() -> None:
+    (triton,) = [
+        each
+        for each in rendered("gpu")
+        if each["metadata"]["name"] == "shop-regraft-triton" and each["kind"] == "Deployment"
+    ]
+    assert triton["spec"]["strategy"] == {"type": "Recreate"}
+    assert triton["spec"]["template"]["spec"]["runtimeClassName"] == "nvidia"
+
+
+def test_the_autoscaler_scales_triton() -> None:
+    documents = rendered("ha")
+    (scaler,) = [each for each in documents if each["kind"] == "HorizontalPodAutoscaler"]
+    target = scaler["spec"]["scaleTargetRef"]
+    (triton,) = [
+        each for each in documents if (each["kind"], each["metadata"]["name"]) == (target["kind"], target["name"])
+    ]
+    assert triton["apiVersion"] == target["apiVersion"]
+    assert "replicas" not in triton["spec"]
+
+
+def test_triton_and_the_doctor_share_the_token_of_control() -> None:
+    token = ("regraft-triton", "REGRAFT_TRITON_TOKEN")
+    documents = rendered("ha")
+    doctor = pods(documents)["CronJob/shop-regraft-doctor-movie-sentiment"]["spec"]
+    triton = container(documents, "Deployment/shop-regraft-triton")
+    for each in [triton, *doctor["containers"], *doctor["initContainers"]]:
+        assert variables(each)["REGRAFT_TRITON_TOKEN"] == token
+    assert "env" not in container(rendered("minimal"), "Deployment/shop-regraft-triton")
+
+
+@pytest.mark.parametrize(("tls", "scheme"), [("mlflow-tls", "https"), ("", "http")])
+def test_mlflow_knows_the_name_that_the_ingress_gives_it(tls: str, scheme: str) -> None:
+    documents = rendered("ha", f"--set=mlflow.ingress.tlsSecret={tls}")
+    arguments = dict(
+        each.split("=", 1) for each in container(documents, "Deployment/shop-regraft-mlflow")["args"] if "=" in each
+    )
+    assert "mlflow.example.com" in arguments["--allowed-hosts"].split(",")
+    assert "shop-regraft-mlflow:5000" in arguments["--allowed-hosts"].split(",")
+    assert arguments["--cors-allowed-origins"] == f"{scheme}://mlflow.example.com"
+
+
+def test_mlflow_keeps_its_users_where_the_secret_says() -> None:
+    documents = rendered("ha")
+    mlflow = container(documents, "Deployment/shop-regraft-mlflow")
+    names = ("MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY")
+    found = variables(mlflow)
+    assert {name: found[name] for name in names} == {name: ("mlflow-auth", name) for name in names}
+    assert found["MLFLOW_AUTH_CONFIG_PATH"] == "/auth/basic_auth.ini"
+    assert {"name": "auth", "mountPath": "/auth", "readOnly": True} in mlflow["volumeMounts"]
+    volumes = pods(documents)["Deployment/shop-regraft-mlflow"]["spec"]["volumes"]
+    (secret,) = [volume["secret"] for volume in volumes if volume["name"] == "auth"]
+    assert secret["secretName"] == "mlflow-auth"
+    assert secret["items"] == [{"key": "basic_auth.ini", "path": "basic_auth.ini"}]
+    assert "envFrom" not in mlflow  # a file's name is no variable's
+
+
+def test_the_database_is_migrated_before_an_upgrade_when_told_to() -> None:
+    (job,) = [each for each in rendered("ha") if each["kind"] == "Job"]
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-upgrade"
+    assert not [each for each in rendered("minimal") if each["kind"] == "Job"]
+
+
+def test_who_opens_the_bucket_has_the_identity_of_the_values() -> None:
+    accounts = {
+        each["metadata"]["name"]: each["metadata"].get("annotations", {})
+        for each in rendered("ha")
+        if each["kind"] == "ServiceAccount"
+    }
+    role = {"eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/regraft"}
+    assert accounts == {
+        "shop-regraft-mlflow": role,
+        "regraft-pipeline": role,
+        "regraft-deploy": role,
+        "shop-regraft-triton": {},
+    }
+
+
+def test_helm_test_is_python_that_asks_for_what_clients_may_ask() -> None:
+    for case, code in [("minimal", "sys.exit(0)"), ("ha", "sys.exit(1)")]:
+        python, _, program = container(rendered(case), "Pod/shop-regraft-test")["command"]
+        compile(program, "inference", "exec")
+        assert python == "python3"
+        assert code in program
+        assert "repository" not in program
+
+
+def test_metrics_that_the_network_policies_would_hide_are_refused() -> None:
+    values = str(CHART / "ci/ha-values.yaml")
+    done = helm("template", "shop", str(CHART), "-f", values, "--set=networkPolicy.prometheusNamespace=")
+    assert done.returncode != 0
+    assert "networkPolicy.prometheusNamespace is needed" in done.stderr
 
 
 def test_no_secret_is_in_what_it_renders() -> None:
@@ -112,6 +209,7 @@ def test_no_secret_is_in_what_it_renders() -> None:
         ("mlflow.wrong=1", "Additional property wrong is not allowed"),
         ("images.pullPolicy=Sometimes", "pullPolicy"),
         ("triton.replicas=0", "replicas"),
+        ("triton.strategy.type=OnDelete", "strategy"),
     ],
 )
 def test_values_that_are_wrong_are_named(setting: str, complaint: str) -> None:

@@ -61,7 +61,7 @@ def test_all_that_is_installed_is_locked_with_hashes(file: Path) -> None:
     for line in re.findall(r"^.*\bpip install\b.*$", text, re.MULTILINE):
         for install in re.split("&&", line):
             assert "pip install" not in install or "--require-hashes" in install
-    for lock in re.findall(r"requirements/([a-z]+)\.txt", text):
+    for lock in re.findall(r"requirements/([a-z-]+)\.txt", text):
         content = (ROOT / f"requirements/{lock}.txt").read_text()
         assert "://" not in content
         for requirement in re.findall(r"^[a-z0-9].*?(?=^[a-z0-9]|\Z)", content, re.MULTILINE | re.DOTALL):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -24,8 +25,34 @@ ENDPOINTS = {
 
 
 def test_every_pod_of_a_service_is_a_replica_ready_or_not() -> None:
-    assert replicas.addresses(ENDPOINTS, 8000) == ("10.0.0.9:8000", "10.0.0.7:8000", "[fd00::3]:8000")
-    assert replicas.addresses({}, 8000) == ()
+    found = replicas.addresses([replicas.as_slice(ENDPOINTS)], 8000)
+    assert found == ("10.0.0.9:8000", "10.0.0.7:8000", "[fd00::3]:8000")
+    assert replicas.addresses([replicas.as_slice({})], 8000) == ()
+
+
+def test_a_pod_on_its_way_out_is_none() -> None:
+    gone = {"addresses": ["10.0.0.7"], "conditions": {"ready": False, "serving": True, "terminating": True}}
+    starts = {"addresses": ["10.0.0.9"], "conditions": {"ready": False, "serving": False, "terminating": False}}
+    assert replicas.addresses([{"endpoints": [gone]}, {"endpoints": [starts]}, {"endpoints": None}], 8000) == (
+        "10.0.0.9:8000",
+    )
+
+
+def test_the_api_of_an_old_cluster_is_asked_where_there_are_no_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def read(self: replicas.Pods, path: str) -> dict[str, Any]:
+        asked.append(path)
+        if "endpointslices" in path:
+            raise replicas.Absent(path)
+        return ENDPOINTS
+
+    monkeypatch.setattr(replicas.Pods, "_read", read)
+    assert len(replicas.named("kubernetes:///triton-replicas.ml:8000").find()) == 3
+    assert asked == [
+        "/apis/discovery.k8s.io/v1/namespaces/ml/endpointslices?labelSelector=kubernetes.io/service-name=triton-replicas",
+        "/api/v1/namespaces/ml/endpoints/triton-replicas",
+    ]
 
 
 def test_a_list_and_a_service_are_told_apart() -> None:

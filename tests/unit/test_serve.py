@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from components.deploy import serve
+from components.deploy import replica, serve
 
 
 @pytest.mark.slow
@@ -43,3 +43,19 @@ def test_serve_becomes_a_server_with_metrics_whose_own_options_can_be_added_and_
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@pytest.mark.slow
+def test_with_a_token_only_who_has_it_may_control_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.setenv(replica.TOKEN, "only-for-tests")
+    with serve.running(repository=tmp_path / "models", log=tmp_path / "log") as server:
+        command = Path(f"/proc/{server.process.pid}/cmdline").read_text()
+        assert replica.index(server.address, "none") == {}
+        for token in ("", "another"):
+            monkeypatch.setenv(replica.TOKEN, token)
+            replica.reach(server.address)  # health and predictions are for everybody
+            with pytest.raises(replica.NotServed, match="restricted"):
+                replica.load(server.address, "none", [1])
+    # no client of gRPC is in this environment, so that Triton was told has to do
+    assert f"--grpc-restricted-protocol={serve.CONTROL}:{replica.HEADER}=only-for-tests" in command.split("\0")

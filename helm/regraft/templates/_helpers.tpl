@@ -80,6 +80,25 @@ securityContext:
 {{- end }}
 {{- end }}
 
+{{- /* Annotations of a service account that opens the store. */ -}}
+{{- define "regraft.identity" -}}
+{{- with .Values.serviceAccountAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- /* The token by which Triton knows who may load models. */ -}}
+{{- define "regraft.tritonToken" -}}
+{{- with .Values.triton.controlSecret }}
+- name: REGRAFT_TRITON_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: REGRAFT_TRITON_TOKEN
+{{- end }}
+{{- end }}
+
 {{- define "regraft.storeEnvFrom" -}}
 {{- with .Values.store.existingSecret }}
 - secretRef:
