@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from regraft import gate, sources, tasks
+from regraft import gate, pipeline, sources, tasks
 from regraft.errors import AlreadyExists, BadInput, NotFound
 from regraft.ledger import Entry
 from regraft.recipe import Recipe, Training
@@ -31,6 +31,8 @@ class Contestant:
 
     @cached_property
     def classifier(self) -> Any:
+        import torch
+
         files = self.context.fetch(self.manifest, "adapter", "tokenizer")
         base = self.recipe.base_model
         if sources.base_model_digest(base.source, base.revision) != self.manifest.inputs["base_model"]:
@@ -41,7 +43,10 @@ class Contestant:
                 next="bring back those files, for instance by installing the version of the package that had them",
             )
         folder = self.context.scratch / f"base-{self.manifest.identity[:12]}"
-        return tasks.of(self.recipe.task).load(self.recipe, files, folder)
+        classifier = tasks.of(self.recipe.task).load(self.recipe, files, folder)
+        if pipeline.resources(self.context.recipe, self.context.step).gpu and torch.cuda.is_available():
+            classifier.model.to("cuda")
+        return classifier
 
     def probabilities(self, texts: list[str], digest: str) -> Any:
         """Answers of shape (texts, labels), kept in the store by model and digest of the texts."""
