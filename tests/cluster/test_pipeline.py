@@ -230,11 +230,11 @@ def test_the_same_week_on_this_machine_has_the_same_digests(world: World) -> Non
 def test_a_better_week_is_rolled_out_while_bucket_mlflow_and_a_replica_fail_and_no_request_is_lost(
     world: World,
 ) -> None:
+    started = world.week(2)
+    world.namespace.working("validate", "")
+    world.namespace.outage(world.s3, 10)  # the bucket is overloaded for ten seconds
+    world.namespace.working("promote", "")
     with world.namespace.traffic(NAME) as counted:
-        started = world.week(2)
-        world.namespace.working("validate", "")
-        world.namespace.outage(world.s3, 10)  # the bucket is overloaded for ten seconds
-        world.namespace.working("promote", "")
         world.namespace.kubectl("scale", "deployment/regraft-mlflow", "--replicas=0")
         until(lambda: "the MLflow server" in world.log(NAME, started, "promote"), "promote misses MLflow")
         world.namespace.kubectl("scale", "deployment/regraft-mlflow", "--replicas=1")
@@ -267,9 +267,8 @@ def test_a_rollback_ends_well_though_a_replica_is_deleted_during_it(world: World
     assert head is not None
     assert first is not None
     ledger.again(head, first, kind="rollback", reason="test")
-    job = ["create", "job", "mend", f"--from=cronjob/regraft-doctor-{NAME}"]
     with world.namespace.traffic(NAME) as counted:
-        world.namespace.kubectl(*job)
+        world.namespace.job("mend", f"regraft-doctor-{NAME}")
         until(lambda: "load on" in world.namespace.kubectl("logs", "job/mend", check=False), "it loads", 180)
         world.namespace.kubectl("delete", "pod", world.namespace.triton()[1], "--wait=false")
         world.namespace.kubectl("wait", "--for=condition=complete", "job/mend", "--timeout=300s")
