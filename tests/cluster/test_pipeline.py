@@ -234,8 +234,8 @@ def test_a_better_week_is_rolled_out_while_bucket_mlflow_and_a_replica_fail_and_
     world.namespace.working("validate", "")
     world.namespace.outage(world.s3, 10)  # the bucket is overloaded for ten seconds
     world.namespace.working("promote", "")
+    world.namespace.kubectl("scale", "deployment/regraft-mlflow", "--replicas=0")
     with world.namespace.traffic(NAME) as counted:
-        world.namespace.kubectl("scale", "deployment/regraft-mlflow", "--replicas=0")
         until(lambda: "the MLflow server" in world.log(NAME, started, "promote"), "promote misses MLflow")
         world.namespace.kubectl("scale", "deployment/regraft-mlflow", "--replicas=1")
         world.namespace.working("deploy", "trial")
