@@ -37,6 +37,7 @@ mlflow:
   resources:
     requests: {cpu: 50m, memory: 256Mi}
     limits: {cpu: "1", memory: 1536Mi}
+doctor: {schedule: "0 0 1 1 *"}  # the tests start it
 triton:
   controlSecret: regraft-triton
   resources:
