@@ -77,7 +77,8 @@ def test_syft_lists_the_locked_packages_of_an_image(name: str) -> None:
     found = {
         (package["name"].lower(), package["versionInfo"]) for package in json.loads(listing.read_text())["packages"]
     }
-    locked = (ROOT / f"requirements/{'serving' if name == 'triton' else name}.txt").read_text()
+    lock = {"triton": "serving", "airflow": "airflow-image"}.get(name, name)
+    locked = (ROOT / f"requirements/{lock}.txt").read_text()
     assert set(re.findall(r"^([a-z0-9-]+)==(\S+)", locked, re.MULTILINE)) <= {
         (package.replace("_", "-").replace(".", "-"), version) for package, version in found
     }
