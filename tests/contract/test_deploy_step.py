@@ -30,6 +30,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     recipe = champions.load_recipe(champions.recipe_file(tmp_path, champions.base(tmp_path / "base")))
     store = Store(str(tmp_path / "store"), recipe.name)
     champions.promote(store, recipe, tmp_path, 1)
+    store.replace(f"runs/{champions.RUN}/recipe.yaml", (tmp_path / "recipe.yaml").read_bytes())
     (tmp_path / "promote").mkdir()
     champions.publish(store, "promote", "promoted", tmp_path / "promote")
     champions.point(store, "promote", "promoted")
@@ -93,6 +94,14 @@ def test_a_deploy_is_cached_while_triton_agrees_and_repeated_when_it_does_not(pl
     assert follow(place)[0] == Exit.REFUSED
     assert deploy(place)[0] == Exit.DONE
     assert (ready(), pointer(place)["cached"]) == ({1}, False)
+
+
+def test_what_mends_a_replica_goes_by_the_recipe_of_the_champions_run(place: Path) -> None:
+    assert deploy(place)[0] == Exit.DONE
+    replica.unload(os.environ["REGRAFT_TRITON_URLS"], "tiny")
+    champions.recipe_file(place, place / "base", serving="{latency_budget_ms: 0.01, parity: 1.0e-12}")
+    code, said = follow(place, "--repair")
+    assert (code, said["repaired"], ready()) == (Exit.DONE, True, {1})
 
 
 def test_a_first_champion_that_is_too_slow_is_withdrawn_until_somebody_promotes_it(place: Path) -> None:
