@@ -190,9 +190,10 @@ def follow_main(name: str, *, follow: Callable[[Recipe, Store, bool], tuple[dict
     try:
         declared = recipe.load(arguments.recipe)
         store = Store(arguments.store, declared.name)
-        head = Ledger(store).head()
-        served = recipe_of(store, head.run) if head else declared
-        found, agrees = follow(served, store, arguments.repair)
+        if head := Ledger(store).head():
+            with suppress(NotFound):  # somebody may have removed old runs
+                declared = recipe_of(store, head.run)
+        found, agrees = follow(declared, store, arguments.repair)
     except RegraftError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit)
