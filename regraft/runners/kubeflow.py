@@ -164,7 +164,7 @@ def cron(schedule: Schedule, *, cluster: Cluster) -> str:
     """
     if schedule.cron is None:
         raise BadInput(
-            "Kubeflow starts runs by the clock, not when an asset changes",
+            "Kubeflow starts runs by cron only, not when an asset changes",
             where="schedule.asset",
             next="write schedule.cron instead, or schedule this recipe with Airflow",
         )
