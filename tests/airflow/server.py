@@ -18,8 +18,8 @@ from urllib.parse import quote
 from examples import airflow
 
 
-def until(holds: Callable[[], Any], what: str, seconds: float = 120) -> Any:
-    """Waits until something holds, and gives what it gave."""
+def until(holds: Callable[[], Any], what: str, seconds: float = 120, *, pause: float = 0.3) -> Any:
+    """Waits until something holds, and gives what it gave; asks again after a pause of so many seconds."""
     deadline, last = time.monotonic() + seconds, ""
     while time.monotonic() < deadline:
         try:
@@ -27,7 +27,7 @@ def until(holds: Callable[[], Any], what: str, seconds: float = 120) -> Any:
                 return found
         except (OSError, AssertionError) as error:
             last = str(error)
-        time.sleep(0.3)
+        time.sleep(pause)
     raise AssertionError(f"after {seconds} s not yet: {what}; {last}")
 
 
@@ -103,9 +103,12 @@ class Airflow:
 
     def finished(self, dag: str, run: str, seconds: float = 180) -> dict[str, str]:
         """Waits for the end of a run and gives the states of its tasks."""
-        end = ("success", "failed")
+
+        def ended() -> bool:
+            return self.call("GET", f"/dags/{dag}/dagRuns/{run}")["state"] in ("success", "failed")
+
         try:
-            self.until(lambda: self.call("GET", f"/dags/{dag}/dagRuns/{run}")["state"] in end, f"{run} ends", seconds)
+            self.until(ended, f"{run} ends", seconds, pause=1)
         except AssertionError as error:
             raise AssertionError(f"{error}; tasks: {self.states(dag, run)}") from error
         return self.states(dag, run)

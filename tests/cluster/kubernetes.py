@@ -156,7 +156,7 @@ class Namespace:
                     return pod
             return ""
 
-        return str(until(there, f"{step} says {says!r}", 900))
+        return str(until(there, f"{step} says {says!r}", 900, pause=2))
 
     def served(self, model: str) -> dict[str, list[int]]:
         """The versions that each Triton pod serves, by its name."""

@@ -125,7 +125,7 @@ def written(folder: Path) -> None:
     # The first week has few rows; more epochs at the example's rate do not always converge.
     document["training"] |= {"epochs": 2, "learning_rate": 5e-4}
     del document["schedule"]  # or Airflow would begin with the run that is due today
-    limits: dict[str, dict[str, Any]] = {step: {"cpu": 1.2, "memory": "4Gi"} for step in STEPS}
+    limits: dict[str, dict[str, Any]] = {step: {"cpu": 1.5, "memory": "4Gi"} for step in STEPS}
     limits["finetune"]["gpu"] = 1
     document["resources"] = limits
     (folder / f"{NAME}.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
@@ -177,6 +177,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "REGRAFT_CLUSTER": str(cluster),
             "REGRAFT_RETRY_SECONDS": "5",
             "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "300",
+            # The recipes stay as they are, and reading them loads Airflow's whole Kubernetes provider each time.
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "300",
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
             # Airflow's own patience: nothing of Airflow is killed here, and the machine may be busy.
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "120",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "300",
@@ -307,6 +310,26 @@ def test_an_upgrade_adds_a_replica_that_serves_what_the_ledger_says_and_a_rollba
     namespace.helm("rollback", "regraft", "1", "--wait")
     until(lambda: len(namespace.triton()) == 2, "the third is gone")
     world.agrees()
+
+
+def test_an_upgrade_migrates_mlflows_database_and_gives_it_users(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowException
+
+    settings = ["upgradeDatabase=true", "auth.enabled=true", "auth.existingSecret=mlflow-auth"]
+    given = [f"--set=mlflow.{setting}" for setting in settings]
+    world.namespace.helm("upgrade", "regraft", str(ROOT / "helm/regraft"), "--reuse-values", *given, "--wait")
+    assert world.namespace.get("events", "--field-selector=involvedObject.name=regraft-mlflow-upgrade")["items"]
+
+    def asks() -> bool:
+        try:
+            return not world.registered()
+        except MlflowException as error:
+            return "not authenticated" in str(error)
+
+    until(asks, "MLflow asks who it is", pause=1)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "only-for-tests")
+    assert world.registered() == [1, 2]
 
 
 def test_nothing_is_left_when_it_is_uninstalled(world: World) -> None:
