@@ -187,6 +187,8 @@ def template(
     if resources.gpu > 1:  # their processes exchange gradients by shared memory, of which a pod has 64 MB
         spec["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory"}})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
+    if place.runtime_class:
+        spec["runtimeClassName"] = place.runtime_class
     if place.service_account:
         spec["serviceAccountName"] = place.service_account
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": PIPELINE_LABELS}, "spec": spec}

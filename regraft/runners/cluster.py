@@ -35,6 +35,8 @@ class Placement(Part):
     tolerations: tuple[Toleration, ...] = ()
     volumes: dict[str, Annotated[str, Field(pattern=r"^/")]] = Field(default_factory=dict)
     """Mount path by the name of the PersistentVolumeClaim."""
+    runtime_class: str | None = None
+    """The pod's `runtimeClassName`, where GPUs need one; Kubeflow cannot be told."""
     service_account: str | None = None
     mount_token: bool = False
     """Mount the service account's token: deploy needs it where it asks Kubernetes for Triton's replicas."""
@@ -77,6 +79,7 @@ class Cluster(Placement):
             node_selector={**self.node_selector, **own.node_selector},
             tolerations=(*self.tolerations, *own.tolerations),
             volumes={**self.volumes, **own.volumes},
+            runtime_class=own.runtime_class or self.runtime_class,
             service_account=own.service_account or self.service_account,
             mount_token=own.mount_token or self.mount_token,
         )

@@ -31,6 +31,7 @@ steps:
   finetune:
     node_selector: {gpu: h100}
     tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]
+    runtime_class: nvidia
   deploy: {volumes: {models: /models}}
 """
 
@@ -210,6 +211,7 @@ def test_a_pod_is_fully_specified(laptop: Laptop, monkeypatch: pytest.MonkeyPatc
     assert container["resources"]["limits"] == {"cpu": "4000m", "memory": "16Gi", "nvidia.com/gpu": "2"}
     assert spec["node_selector"] == {"pool": "ml", "gpu": "h100"}
     assert [toleration["key"] for toleration in spec["tolerations"]] == ["nvidia.com/gpu"]
+    assert spec["runtime_class_name"] == "nvidia"
     assert spec["service_account_name"] == "regraft-pipeline"
     assert spec["automount_service_account_token"] is False
     assert spec["security_context"]["run_as_non_root"] is True
