@@ -18,6 +18,12 @@ OLD = ("--kube-version=1.20.2",)
 pytestmark = pytest.mark.skipif(not Path(HELM).exists(), reason="helm is not there: make helm")
 
 
+def one(documents: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    """The object of that kind and name."""
+    (found,) = [each for each in documents if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    return found
+
+
 def container(documents: list[dict[str, Any]], pod: str) -> dict[str, Any]:
     """The one container of a pod."""
     found: list[dict[str, Any]] = pods(documents)[pod]["spec"]["containers"]
@@ -90,11 +96,7 @@ def test_gpus_are_limits_of_triton() -> None:
 
 
 def test_replicas_of_triton_are_replaced_warm_and_spread_over_nodes() -> None:
-    (triton,) = [
-        each
-        for each in rendered("minimal")
-        if each["metadata"]["name"] == "shop-regraft-triton" and each["kind"] == "Deployment"
-    ]
+    triton = one(rendered("minimal"), "Deployment", "shop-regraft-triton")
     assert triton["spec"]["strategy"] == {
         "type": "RollingUpdate",
         "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
@@ -105,11 +107,7 @@ def test_replicas_of_triton_are_replaced_warm_and_spread_over_nodes() -> None:
 
 
 def test_triton_may_be_replaced_cold_where_there_is_no_room() -> None:
-    (triton,) = [
-        each
-        for each in rendered("gpu")
-        if each["metadata"]["name"] == "shop-regraft-triton" and each["kind"] == "Deployment"
-    ]
+    triton = one(rendered("gpu"), "Deployment", "shop-regraft-triton")
     assert triton["spec"]["strategy"] == {"type": "Recreate"}
     assert triton["spec"]["template"]["spec"]["runtimeClassName"] == "nvidia"
 
@@ -118,9 +116,7 @@ def test_the_autoscaler_scales_triton() -> None:
     documents = rendered("ha")
     (scaler,) = [each for each in documents if each["kind"] == "HorizontalPodAutoscaler"]
     target = scaler["spec"]["scaleTargetRef"]
-    (triton,) = [
-        each for each in documents if (each["kind"], each["metadata"]["name"]) == (target["kind"], target["name"])
-    ]
+    triton = one(documents, target["kind"], target["name"])
     assert triton["apiVersion"] == target["apiVersion"]
     assert "replicas" not in triton["spec"]
 
