@@ -315,6 +315,7 @@ def test_an_upgrade_adds_a_replica_that_serves_what_the_ledger_says_and_a_rollba
 def test_an_upgrade_migrates_mlflows_database_and_gives_it_users(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowException
 
+    versions = world.registered()
     settings = ["upgradeDatabase=true", "auth.enabled=true", "auth.existingSecret=mlflow-auth"]
     given = [f"--set=mlflow.{setting}" for setting in settings]
     world.namespace.helm("upgrade", "regraft", str(ROOT / "helm/regraft"), "--reuse-values", *given, "--wait")
@@ -322,14 +323,15 @@ def test_an_upgrade_migrates_mlflows_database_and_gives_it_users(world: World, m
 
     def asks() -> bool:
         try:
-            return not world.registered()
+            world.registered()
         except MlflowException as error:
             return "not authenticated" in str(error)
+        return False
 
     until(asks, "MLflow asks who it is", pause=1)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "only-for-tests")
-    assert world.registered() == [1, 2]
+    assert world.registered() == versions
 
 
 def test_nothing_is_left_when_it_is_uninstalled(world: World) -> None:
