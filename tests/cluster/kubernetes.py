@@ -105,7 +105,7 @@ class Namespace:
         until(lambda: self.get("serviceaccount", "default"), "the namespace is ready")
         self.kubectl("apply", "-f", str(HERE / "servers.yaml"))
         for name in ("postgres", "s3"):
-            self.kubectl("rollout", "status", f"deployment/{name}", "--timeout=120s")
+            self.kubectl("rollout", "status", f"deployment/{name}", "--timeout=300s")
         self.kubectl("wait", "--for=condition=complete", "job/models", "--timeout=60s")
 
     def delete(self) -> None:
@@ -156,7 +156,7 @@ class Namespace:
                     return pod
             return ""
 
-        return str(until(there, f"{step} says {says!r}", 900, pause=2))
+        return str(until(there, f"{step} says {says!r}", 1800, pause=2))
 
     def served(self, model: str) -> dict[str, list[int]]:
         """The versions that each Triton pod serves, by its name."""

@@ -33,7 +33,7 @@ from tests.images.containers import image
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(3600),
     pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="no cluster: KUBECONFIG is not set; see make e2e"),
 ]
 NAME = "movie-sentiment"
@@ -201,7 +201,7 @@ def test_the_first_week_is_served_though_its_finetune_pod_was_deleted_in_the_mid
     asked = world.namespace.get("pod", pod)["spec"]["containers"][0]["resources"]["limits"]
     assert asked["nvidia.com/gpu"] == "1"
     world.namespace.kubectl("delete", "pod", pod)
-    assert world.airflow.finished(NAME, started, 600) == ALL_DONE
+    assert world.airflow.finished(NAME, started, 1800) == ALL_DONE
     again = re.search(r"progress ([\d.]+) step", world.log(NAME, started, "finetune", attempt=2))
     assert again is not None
     assert float(again[1]) > 0.2, "it began anew instead of at its checkpoint"
@@ -239,11 +239,11 @@ def test_a_better_week_is_rolled_out_while_bucket_mlflow_and_a_replica_fail_and_
     world.namespace.working("promote", "")
     world.namespace.kubectl("scale", "deployment/regraft-mlflow", "--replicas=0")
     with world.namespace.traffic(NAME) as counted:
-        until(lambda: "the MLflow server" in world.log(NAME, started, "promote"), "promote misses MLflow")
+        until(lambda: "the MLflow server" in world.log(NAME, started, "promote"), "promote misses MLflow", 300)
         world.namespace.kubectl("scale", "deployment/regraft-mlflow", "--replicas=1")
         world.namespace.working("deploy", "trial")
         world.namespace.kubectl("delete", "pod", world.namespace.triton()[1], "--wait=false")
-        assert world.airflow.finished(NAME, started, 900) == ALL_DONE
+        assert world.airflow.finished(NAME, started, 1800) == ALL_DONE
         until(lambda: "2" in counted()["versions"], "the new version answers")
         found = counted()
     assert world.namespace.refused(world.s3) > 0
@@ -256,7 +256,7 @@ def test_a_better_week_is_rolled_out_while_bucket_mlflow_and_a_replica_fail_and_
 
 def test_a_poisoned_week_is_refused_and_what_follows_is_skipped(world: World) -> None:
     started = world.week(3)
-    states = world.airflow.finished(NAME, started, 900)
+    states = world.airflow.finished(NAME, started, 1800)
     expected = {"validate": "success", "finetune": "success", "evaluate": "skipped"}
     assert states == {**expected, "promote": "skipped", "deploy": "skipped"}
     assert "floor" in world.log(NAME, started, "evaluate")
@@ -272,10 +272,10 @@ def test_a_rollback_ends_well_though_a_replica_is_deleted_during_it(world: World
     ledger.again(head, first, kind="rollback", reason="test")
     with world.namespace.traffic(NAME) as counted:
         world.namespace.job("mend", f"regraft-doctor-{NAME}")
-        until(lambda: "load on" in world.namespace.kubectl("logs", "job/mend", check=False), "it loads", 180)
+        until(lambda: "load on" in world.namespace.kubectl("logs", "job/mend", check=False), "it loads", 300)
         world.namespace.kubectl("delete", "pod", world.namespace.triton()[1], "--wait=false")
-        world.namespace.kubectl("wait", "--for=condition=complete", "job/mend", "--timeout=300s")
-        world.namespace.kubectl("rollout", "status", "deployment/regraft-triton", "--timeout=180s")
+        world.namespace.kubectl("wait", "--for=condition=complete", "job/mend", "--timeout=600s")
+        world.namespace.kubectl("rollout", "status", "deployment/regraft-triton", "--timeout=300s")
         assert counted()["lost"] == []
     world.agrees()
     world.namespace.kubectl("delete", "job", "mend")
@@ -283,7 +283,7 @@ def test_a_rollback_ends_well_though_a_replica_is_deleted_during_it(world: World
 
 def test_a_step_that_may_not_use_enough_memory_says_which_limit_to_raise(world: World) -> None:
     started = world.airflow.trigger("cramped", {"run": "2026-11-23T03-00"})
-    states = world.airflow.finished("cramped", started, 300)
+    states = world.airflow.finished("cramped", started, 600)
     assert (states["validate"], states["finetune"], states["evaluate"]) == ("success", "failed", "upstream_failed")
     said = world.log("cramped", started, "finetune")
     assert "memory 96Mi" in said
@@ -296,7 +296,7 @@ def test_a_gpu_that_is_not_there_is_said_in_time(world: World) -> None:
     def said() -> bool:
         return "no node takes its pod" in world.log("greedy", started, "finetune")
 
-    until(said, "the task says why it waits", 240)
+    until(said, "the task says why it waits", 480)
     assert "Insufficient nvidia.com/gpu" in world.log("greedy", started, "finetune")
     world.airflow.call("PATCH", f"/dags/greedy/dagRuns/{started}", {"state": "failed"})
 
