@@ -58,6 +58,7 @@ def settings(namespace: str) -> dict[str, Any]:
         },
         "service_account": "regraft-pipeline",
         "run_as_user": 10001,
+        "retries": 6,  # MLflow may take long to come back on a small machine
         "pending_minutes": 1,
         "steps": {
             "deploy": {
