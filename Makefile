@@ -40,7 +40,7 @@ demo: env data triton ## Tell the story: a first champion, a better one, a bad o
 	@$(BIN)/python -m examples.demo
 
 test: .venv/.dev .venv-airflow/.done .venv-images/.done data triton kfp helm lint ## Run all checks and tests; PYTEST='-k gate' chooses.
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 $(PYTEST)
+	@$(BIN)/pytest -n 2 --dist loadfile --durations=15 $(PYTEST)
 	[ -n "$(PYTEST)" ] || .venv-airflow/bin/pytest --confcutdir tests/airflow tests/airflow
 
 lint: .venv/.dev ## Run ruff, mypy and import-linter.

@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = 120
 """How long a step that was told to stop may take to save its work."""
 
+PATIENCE_SECONDS = 5.0
+"""How long to wait for the store where people are told or shown something. Airflow kills a task that is not over
+`core.task_success_overtime` (20 s) after its last word, and a skip that was not recorded by then is tried again."""
+
 
 def end(step: str, code: int, said: str, *, skips: bool = True) -> None:
     """Turns a step's exit code into what Airflow does next.
@@ -142,10 +146,17 @@ def _without_airflow() -> dict[str, str]:
 
 
 def manifest(store: Store, run: str, step: str) -> Manifest | None:
-    """The result of a step in a run; None where there is none or the store does not answer."""
-    with suppress(RegraftError, KeyError, OSError):
-        return store.manifest(f"{step}/{store.read_json(f'runs/{run}/{step}.json')['identity']}")
-    return None
+    """The result of a step in a run; None where there is none or the store does not answer in `PATIENCE_SECONDS`."""
+    found: list[Manifest | None] = []
+
+    def read() -> None:
+        with suppress(RegraftError, KeyError, OSError):
+            found.append(store.manifest(f"{step}/{store.read_json(f'runs/{run}/{step}.json')['identity']}"))
+
+    reader = threading.Thread(target=read, daemon=True)  # a store that hangs cannot be told to stop
+    reader.start()
+    reader.join(PATIENCE_SECONDS)
+    return found[0] if found else None
 
 
 def _store_and_run(operator: Any) -> tuple[Store, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,3 +154,24 @@ def test_the_doctor_follows_every_recipe(laptop: Laptop) -> None:
     assert {task.task_id: str(task.state) for task in done.get_task_instances()} == {
         f"{name}.{server}": "success" for name in ("one", "two") for server in ("mlflow", "triton")
     }
+
+
+def test_a_store_that_hangs_holds_up_no_notice(
+    laptop: Laptop, monkeypatch: pytest.MonkeyPatch, webhook: list[dict[str, Any]]
+) -> None:
+    from regraft.runners import airflow_step
+    from regraft.store import Store
+
+    answers = threading.Event()
+
+    def read_json(store: Store, key: str) -> Any:
+        answers.wait()
+        raise KeyError(key)
+
+    monkeypatch.setattr(Store, "read_json", read_json)
+    monkeypatch.setattr(airflow_step, "PATIENCE_SECONDS", 0.1)
+    task = SimpleNamespace(dag=SimpleNamespace(dag_id="slow"), arguments=["--store", str(laptop.folder), "--run", "r"])
+    instance = SimpleNamespace(dag_id="slow", task_id="evaluate", log_url="http://airflow/log")
+    airflow_step.notice("was refused")({"task_instance": instance, "task": task})
+    assert [told["text"] for told in webhook] == ["slow: evaluate was refused\nlog: http://airflow/log"]
+    answers.set()

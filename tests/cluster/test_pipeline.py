@@ -182,6 +182,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "300",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
             # Airflow's own patience: nothing of Airflow is killed here, and the machine may be busy.
+            "AIRFLOW__CORE__TASK_SUCCESS_OVERTIME": "120",
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "120",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "300",
         }
