@@ -1,6 +1,6 @@
 """A namespace of the cluster that KUBECONFIG names, with the chart in it, for tests, by kubectl and helm.
 
-It knows a cluster, images and nothing else, so it is the same on kind, on a cloud, and on what `.ci/run` starts.
+It knows a cluster, images and nothing else, so it is the same on kind, on a cloud, and on what `.ci/cluster` starts.
 """
 
 from __future__ import annotations
