@@ -44,3 +44,12 @@ def pods(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if document["kind"] == "Pod":
             found[name] = document
     return found
+
+
+def variables(container: dict[str, Any]) -> dict[str, Any]:
+    """A container's environment: values, or the secret and key that they come from."""
+    found = {}
+    for each in container.get("env", []):
+        key = each.get("valueFrom", {}).get("secretKeyRef")
+        found[each["name"]] = (key["name"], key["key"]) if key else each["value"]
+    return found

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 import regraft
+from tests.helm.chart import ROOT, variables
 
-ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/kubernetes.md").read_text()
 
 
@@ -37,17 +37,15 @@ def test_its_secrets_and_its_config_map_are_made_by_the_guides_commands(values: 
     assert all(source["secretRef"]["name"] in made for source in yaml.safe_load(values["extraEnvFrom"]))
     (volume,), (mount,) = values["volumes"], values["volumeMounts"]
     assert f"create configmap {volume['configMap']['name']} --from-file=cluster.yaml" in GUIDE
-    variables = {each["name"]: each["value"] for each in values["env"]}
-    assert variables["REGRAFT_CLUSTER"] == f"{mount['mountPath']}/cluster.yaml"
+    assert variables(values)["REGRAFT_CLUSTER"] == f"{mount['mountPath']}/cluster.yaml"
 
 
 def test_its_image_is_the_one_that_is_built(values: dict[str, Any]) -> None:
     dockerfile = (ROOT / "docker/airflow.Dockerfile").read_text()
-    variables = {each["name"]: each["value"] for each in values["env"]}
     assert values["defaultAirflowTag"] == regraft.__version__
     assert f'title="{values["defaultAirflowRepository"]}"' in dockerfile
     assert f"USER {values['uid']}:{values['gid']}\n" in dockerfile
-    assert f"COPY dags {variables['AIRFLOW__CORE__DAGS_FOLDER']}\n" in dockerfile
+    assert f"COPY dags {variables(values)['AIRFLOW__CORE__DAGS_FOLDER']}\n" in dockerfile
     pinned = re.search(r"^apache-airflow==(\S+)", (ROOT / "requirements/airflow-image.txt").read_text(), re.MULTILINE)
     assert pinned is not None
     assert values["airflowVersion"] == pinned[1]

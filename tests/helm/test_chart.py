@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm.chart import CASES, CHART, HELM, helm, pods, rendered
+from tests.helm.chart import CASES, CHART, HELM, helm, pods, rendered, variables
 
 MODERN = ("--kube-version=1.35.0",)
 OLD = ("--kube-version=1.20.2",)
@@ -29,15 +29,6 @@ def container(documents: list[dict[str, Any]], pod: str) -> dict[str, Any]:
     found: list[dict[str, Any]] = pods(documents)[pod]["spec"]["containers"]
     assert len(found) == 1
     return found[0]
-
-
-def variables(container: dict[str, Any]) -> dict[str, Any]:
-    """A container's environment: values, or the secret and key that they come from."""
-    found = {}
-    for each in container.get("env", []):
-        key = each.get("valueFrom", {}).get("secretKeyRef")
-        found[each["name"]] = (key["name"], key["key"]) if key else each["value"]
-    return found
 
 
 @pytest.mark.parametrize("case", CASES)
