@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
@@ -29,13 +29,14 @@ from regraft.runners.local import die_with_parent
 from regraft.store import Manifest, Store
 
 log = logging.getLogger(__name__)
+Found = TypeVar("Found")
 
 GRACE_SECONDS = 120
 """How long a step that was told to stop may take to save its work."""
 
 PATIENCE_SECONDS = 5.0
-"""How long to wait for the store where people are told or shown something. Airflow kills a task that is not over
-`core.task_success_overtime` (20 s) after its last word, and a skip that was not recorded by then is tried again."""
+"""How long each link and notice of a task that is over may ask the store and MLflow. Airflow kills a task that lives on
+for `core.task_success_overtime` (20 s) after its last word, and a skip that was not recorded by then is tried again."""
 
 
 def end(step: str, code: int, said: str, *, skips: bool = True) -> None:
@@ -146,16 +147,19 @@ def _without_airflow() -> dict[str, str]:
 
 
 def manifest(store: Store, run: str, step: str) -> Manifest | None:
-    """The result of a step in a run; None where there is none or the store does not answer in `PATIENCE_SECONDS`."""
-    found: list[Manifest | None] = []
+    """The result of a step in a run; None where there is none or the store does not answer."""
+    with suppress(RegraftError, KeyError, OSError):
+        return store.manifest(f"{step}/{store.read_json(f'runs/{run}/{step}.json')['identity']}")
+    return None
 
-    def read() -> None:
-        with suppress(RegraftError, KeyError, OSError):
-            found.append(store.manifest(f"{step}/{store.read_json(f'runs/{run}/{step}.json')['identity']}"))
 
-    reader = threading.Thread(target=read, daemon=True)  # a store that hangs cannot be told to stop
-    reader.start()
-    reader.join(PATIENCE_SECONDS)
+def _soon(ask: Callable[..., Found], *arguments: Any) -> Found | None:
+    """What a question to the servers gives; None where that takes longer than `PATIENCE_SECONDS`."""
+    found: list[Found] = []
+    # A server that hangs cannot be told to stop.
+    asking = threading.Thread(target=lambda: found.append(ask(*arguments)), daemon=True)
+    asking.start()
+    asking.join(PATIENCE_SECONDS)
     return found[0] if found else None
 
 
@@ -174,8 +178,7 @@ class MlflowLink(BaseOperatorLink):
         self.tracking = tracking.rstrip("/")
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        store, run = _store_and_run(operator)
-        return mlflow_url(self.tracking, store, run)
+        return _soon(mlflow_url, self.tracking, *_store_and_run(operator)) or f"{self.tracking}/#/experiments"
 
 
 def mlflow_url(tracking: str, store: Store, run: str) -> str:
@@ -209,7 +212,7 @@ class ReportLink(BaseOperatorLink):
         self.tracking = tracking.rstrip("/")
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        return report_url(self.tracking, *_store_and_run(operator))
+        return _soon(report_url, self.tracking, *_store_and_run(operator)) or ""
 
 
 def report_url(tracking: str, store: Store, run: str) -> str:
@@ -260,7 +263,7 @@ def notice(what: str) -> Callable[[Any], None]:
         task = context["task_instance"]
         reason = str(context.get("exception") or "").strip()
         if not reason and hasattr(context["task"], "arguments"):  # Airflow does not say why it skipped
-            found = manifest(*_store_and_run(context["task"]), task.task_id)
+            found = _soon(manifest, *_store_and_run(context["task"]), task.task_id)
             reason = (found and found.refused) or ""
         lines = [f"{task.dag_id}: {task.task_id} {what}", reason, f"log: {getattr(task, 'log_url', '')}"]
         tell("\n".join(line for line in lines if line))

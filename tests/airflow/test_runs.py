@@ -156,7 +156,7 @@ def test_the_doctor_follows_every_recipe(laptop: Laptop) -> None:
     }
 
 
-def test_a_store_that_hangs_holds_up_no_notice(
+def test_a_store_that_hangs_holds_up_no_notice_and_no_link(
     laptop: Laptop, monkeypatch: pytest.MonkeyPatch, webhook: list[dict[str, Any]]
 ) -> None:
     from regraft.runners import airflow_step
@@ -174,4 +174,7 @@ def test_a_store_that_hangs_holds_up_no_notice(
     instance = SimpleNamespace(dag_id="slow", task_id="evaluate", log_url="http://airflow/log")
     airflow_step.notice("was refused")({"task_instance": instance, "task": task})
     assert [told["text"] for told in webhook] == ["slow: evaluate was refused\nlog: http://airflow/log"]
+    mlflow = "http://mlflow:5000"
+    assert airflow_step.MlflowLink(mlflow).get_link(task, ti_key=None) == f"{mlflow}/#/experiments"
+    assert airflow_step.ReportLink(mlflow).get_link(task, ti_key=None) == ""
     answers.set()
