@@ -56,7 +56,7 @@ class Context:
     inputs: dict[str, str] = field(default_factory=dict)
     on_terminate: Callable[[], None] | None = None
     """Called at SIGTERM instead of stopping at once, by a step that has something to save first."""
-    _last_progress: float = 0.0
+    _progress: tuple[float, float] = (0.0, 0.0)
 
     @property
     def out(self) -> Path:
@@ -89,10 +89,13 @@ class Context:
         return self.store.fetch(f"{manifest.step}/{manifest.identity}", manifest, folder, only=only)
 
     def progress(self, done: float, text: str) -> None:
-        """Says how far the step is: `done` from 0 to 1, and a few words. One line a second at most."""
-        now = time.monotonic()
-        if now - self._last_progress >= 1 or done >= 1:
-            self._last_progress = now
+        """Says how far the step is: `done` from 0 to 1, and a few words.
+
+        One line a percent, but at most one a second, and at least one a minute.
+        """
+        now, (before, last) = time.monotonic(), self._progress
+        if done >= 1 or now - last >= (1 if done - before >= 0.01 else 60):
+            self._progress = (done, now)
             print(f"progress {done:.3f} {text}", file=sys.stderr, flush=True)
 
     def _command(self, step: str) -> str:

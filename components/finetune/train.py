@@ -288,13 +288,10 @@ def _write(context: Context, model: Any, log_history: list[dict[str, Any]], toke
 def _save_adapter(context: Context, model: Any) -> None:
     """Saves adapter and head without what differs between machines: paths, and the order of sets."""
     folder = context.out / "adapter"
-    base = context.recipe.base_model
-    for config in model.peft_config.values():
-        config.base_model_name_or_path = base.source
-        config.revision = base.revision
     model.save_pretrained(str(folder), safe_serialization=True)
     file = folder / "adapter_config.json"
-    config = json.loads(file.read_text())
+    base = context.recipe.base_model
+    config = json.loads(file.read_text()) | {"base_model_name_or_path": base.source, "revision": base.revision}
     for key, value in config.items():
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             config[key] = sorted(value)

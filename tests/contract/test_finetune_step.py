@@ -79,6 +79,18 @@ def test_an_unknown_base_model_is_one_clear_error(tiny: Tiny) -> None:
     assert "Traceback" not in output
 
 
+def test_the_adapter_names_its_base_as_the_recipe_does_and_is_saved_without_asking_the_hub(tiny: Tiny) -> None:
+    named = "${OUR_BASE:-package://our_models/base}"
+    tiny.declare(epochs=1)
+    tiny.recipe.write_text(tiny.recipe.read_text().replace(str(tiny.base), f'"{named}"'))
+    code, output = tiny.step("finetune", OUR_BASE=str(tiny.base))
+    assert code == 0, output
+    assert "Could not find a config file" not in output  # PEFT, which looks for the base under the name that it has
+    manifest = tiny.result("finetune")
+    config = Path(tiny.store.path(f"finetune/{manifest.identity}/{manifest.attempt}/adapter/adapter_config.json"))
+    assert json.loads(config.read_text())["base_model_name_or_path"] == named
+
+
 def test_a_base_model_without_safetensors_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     pickled = tmp_path / "pickled"
     pickled.mkdir()

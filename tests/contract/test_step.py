@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from regraft import pipeline, recipe
+from regraft.step import Context
 from regraft.store import Store
 from tests.unit.test_recipe import MINIMAL
 
@@ -91,6 +93,28 @@ class Laptop:
 @pytest.fixture
 def laptop(tmp_path: Path) -> Laptop:
     return Laptop(tmp_path)
+
+
+def test_progress_is_a_line_a_percent_at_most_one_a_second_and_at_least_one_a_minute(
+    laptop: Laptop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lines(steps: int, seconds: float) -> int:
+        context = Context(
+            recipe=recipe.parse(MINIMAL),
+            store=laptop.store,
+            run=RUN,
+            step=pipeline.STEPS[0],
+            scratch=laptop.folder,
+        )
+        clock = iter(range(steps))
+        monkeypatch.setattr("regraft.step.time.monotonic", lambda: 1000 + next(clock) * seconds)
+        for step in range(steps):
+            context.progress(step / steps, "at work")
+        return len(capsys.readouterr().err.splitlines())
+
+    assert 45 <= lines(1000, 0.05) <= 50
+    assert 95 <= lines(1000, 5) <= 101
+    assert 990 <= lines(1000, 60) <= 1000
 
 
 def test_a_step_publishes_its_files_then_its_manifest_then_its_pointer(laptop: Laptop) -> None:
