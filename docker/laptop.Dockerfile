@@ -30,7 +30,8 @@ COPY --from=build /app/components /app/components
 # Volumes take the owner of the folder that they are mounted over.
 USER 0
 RUN install -d -o 50000 -g 0 -m 775 /airflow /models
-ENV REGRAFT_PYTHON=/opt/regraft/bin/python REGRAFT_TRITONSERVER=/opt/tritonserver AIRFLOW_HOME=/airflow
+ENV REGRAFT_PYTHON=/opt/regraft/bin/python REGRAFT_TRITONSERVER=/opt/tritonserver AIRFLOW_HOME=/airflow \
+    GIT_PYTHON_REFRESH=quiet
 USER 50000:0
 HEALTHCHECK --interval=20s --timeout=15s --start-period=240s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/api/v2/monitor/health', timeout=14)"]

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -171,6 +172,7 @@ def main(
     parser.add_argument("--store", required=True, help="fsspec URL of the store, such as s3://bucket/prefix")
     parser.add_argument("--run", required=True, help="run id: the end of the data window, such as 2026-11-24T03-00")
     arguments = parser.parse_args()
+    warnings.simplefilter("ignore", FutureWarning)  # what libraries will change is for those who program
     sys.exit(_run(step, Path(arguments.recipe), arguments.store, arguments.run, inputs, work, verify))
 
 

@@ -108,6 +108,8 @@ def test_the_five_images_take_data_to_a_served_model(world: World) -> None:
     for step in STEPS:
         code, output = containers.run(step, *world.arguments(), **world.settings(step))
         assert code == 0, f"{step}\n{output}"
+        assert "git executable" not in output, step
+        assert "FutureWarning" not in output, step
     text = {"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["a great film"]}
     asked = urllib.request.Request(
         f"http://{world.environment['REGRAFT_TRITON_URLS']}/v2/models/tiny/infer",
