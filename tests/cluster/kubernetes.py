@@ -6,13 +6,14 @@ It knows a cluster, images and nothing else, so it is the same on kind, on a clo
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import subprocess
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,17 @@ def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
     return done.stdout
 
 
+def _hangs(port: int) -> bool:
+    """Whether something listens there and answers nothing for half a minute."""
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/-/outage", timeout=30).close()
+    except TimeoutError:
+        return True
+    except OSError:
+        return False  # it answers with an error, or does not listen (yet)
+    return False
+
+
 class Namespace:
     """One namespace, and what tests do in it."""
 
@@ -111,6 +123,7 @@ class Namespace:
     def delete(self) -> None:
         """Removes all, and prints what was there, for whoever has to understand a failure."""
         print(self.kubectl("get", "pods,pvc,jobs", "-o", "wide", check=False))
+        print(self.kubectl("logs", "deployment/s3", "--tail=20", check=False))
         print(self.kubectl("get", "events", "--sort-by=.lastTimestamp", check=False)[-6000:])
         run("kubectl", "delete", "namespace", self.name, "--timeout=180s", check=False)
         run("kubectl", "delete", "persistentvolume", "regraft-test-models", "--ignore-not-found", check=False)
@@ -122,20 +135,34 @@ class Namespace:
 
     @contextmanager
     def forwarded(self, service: str, port: int) -> Iterator[str]:
-        """host:port on loopback that leads to a pod of a Service."""
+        """host:port on loopback that leads to a pod of a Service that speaks HTTP.
+
+        kubectl's forwarding ends with the pod that it leads to, and hangs at times: it is started again then.
+        """
         local = free_port()
         command = ["kubectl", "-n", self.name, "port-forward", f"service/{service}", f"{local}:{port}"]
-        # It ends with the pod that it leads to; the loop starts it again, as a person would.
-        loop = ["sh", "-c", f"while :; do {' '.join(command)}; sleep 0.5; done"]
-        process = subprocess.Popen(
-            loop, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, text=True
-        )
+        over = threading.Event()
+        running: list[subprocess.Popen[bytes]] = []
+
+        def keep() -> None:
+            while not over.wait(0.5):
+                with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+                    running[:] = [process]
+                    for second in count(1):
+                        if process.poll() is not None or over.wait(1) or (second % 10 == 0 and _hangs(local)):
+                            break
+                    process.kill()
+
+        keeper = threading.Thread(target=keep, daemon=True)
+        keeper.start()
         try:
             until(lambda: socket.create_connection(("127.0.0.1", local), 1), f"{service} is forwarded")
             yield f"127.0.0.1:{local}"
         finally:
-            os.killpg(process.pid, 9)
-            process.wait()
+            over.set()
+            for process in running:
+                process.kill()
+            keeper.join()
 
     def pods(self, selector: str, *, phase: str = "") -> list[str]:
         found = self.get("pods", "-l", selector)["items"]
