@@ -39,9 +39,8 @@ run: env data triton ## Run the example from fresh data to a served model, on th
 demo: env data triton ## Tell the story: a first champion, a better one, a bad one refused, a rollback.
 	@$(BIN)/python -m examples.demo
 
-# In the order of their names, the files with the longest tests start first and no worker waits long at the end.
 test: .venv/.dev .venv-airflow/.done .venv-images/.done data triton kfp helm lint ## Run all checks and tests; PYTEST='-k gate' chooses.
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 $(PYTEST)
+	@$(BIN)/pytest -n 2 --dist loadfile --durations=15 $(PYTEST)
 	[ -n "$(PYTEST)" ] || .venv-airflow/bin/pytest --confcutdir tests/airflow tests/airflow
 
 lint: .venv/.dev ## Run ruff, mypy and import-linter.
