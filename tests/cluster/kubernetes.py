@@ -6,7 +6,6 @@ It knows a cluster, images and nothing else, so it is the same on kind, on a clo
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import threading
@@ -19,10 +18,9 @@ from typing import Any
 
 from regraft.recipe import StepName
 from tests.airflow.server import free_port, until
+from tests.helm.chart import CHART, HELM
 from tests.images.containers import REGISTRY, TAG, image
 
-ROOT = Path(__file__).parents[2]
-CHART = ROOT / "helm/regraft"
 HERE = Path(__file__).parent
 VALUES = """\
 images: {pullPolicy: IfNotPresent}
@@ -100,7 +98,6 @@ class Namespace:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.helm_command = shutil.which("helm") or str(ROOT / ".cache/helm/helm")
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         return run("kubectl", "-n", self.name, *arguments, stdin=stdin, check=check)
@@ -109,7 +106,7 @@ class Namespace:
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
 
     def helm(self, *arguments: str) -> str:
-        return run(self.helm_command, "-n", self.name, *arguments)
+        return run(HELM, "-n", self.name, *arguments)
 
     def create(self) -> None:
         """The namespace with the servers that the chart expects to find."""
@@ -142,12 +139,10 @@ class Namespace:
         local = free_port()
         command = ["kubectl", "-n", self.name, "port-forward", f"service/{service}", f"{local}:{port}"]
         over = threading.Event()
-        running: list[subprocess.Popen[bytes]] = []
 
         def keep() -> None:
             while not over.wait(0.5):
                 with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-                    running[:] = [process]
                     for second in count(1):
                         if process.poll() is not None or over.wait(1) or (second % 10 == 0 and _hangs(local)):
                             break
@@ -160,8 +155,6 @@ class Namespace:
             yield f"127.0.0.1:{local}"
         finally:
             over.set()
-            for process in running:
-                process.kill()
             keeper.join()
 
     def pods(self, selector: str, *, phase: str = "") -> list[str]:

@@ -28,7 +28,8 @@ from regraft.ledger import Ledger
 from regraft.store import Store
 from tests import champions, tiny
 from tests.airflow.server import Airflow, until
-from tests.cluster.kubernetes import ROOT, VALUES, Namespace, run
+from tests.cluster.kubernetes import VALUES, Namespace, run
+from tests.helm.chart import CHART, ROOT
 from tests.images.containers import image
 
 pytestmark = [
@@ -305,8 +306,9 @@ def test_a_gpu_that_is_not_there_is_said_in_time(world: World) -> None:
 
 def test_an_upgrade_adds_a_replica_that_serves_what_the_ledger_says_and_a_rollback_takes_it_away(world: World) -> None:
     namespace, values = world.namespace, str(world.folder / "values.yaml")
-    chart = str(ROOT / "helm/regraft")
-    namespace.helm("upgrade", "regraft", chart, "-f", values, "--reuse-values", "--set=triton.replicas=3", "--wait")
+    namespace.helm(
+        "upgrade", "regraft", str(CHART), "-f", values, "--reuse-values", "--set=triton.replicas=3", "--wait"
+    )
     assert len(namespace.served(NAME)) == 3
     world.agrees()
     namespace.helm("rollback", "regraft", "1", "--wait")
@@ -320,7 +322,7 @@ def test_an_upgrade_migrates_mlflows_database_and_gives_it_users(world: World, m
     versions = world.registered()
     settings = ["upgradeDatabase=true", "auth.enabled=true", "auth.existingSecret=mlflow-auth"]
     given = [f"--set=mlflow.{setting}" for setting in settings]
-    world.namespace.helm("upgrade", "regraft", str(ROOT / "helm/regraft"), "--reuse-values", *given, "--wait")
+    world.namespace.helm("upgrade", "regraft", str(CHART), "--reuse-values", *given, "--wait")
     assert world.namespace.get("events", "--field-selector=involvedObject.name=regraft-mlflow-upgrade")["items"]
 
     def asks() -> bool:

@@ -87,8 +87,8 @@ def test_the_adapter_names_its_base_as_the_recipe_does_and_is_saved_without_aski
     assert code == 0, output
     assert "Could not find a config file" not in output  # PEFT, which looks for the base under the name that it has
     manifest = tiny.result("finetune")
-    config = Path(tiny.store.path(f"finetune/{manifest.identity}/{manifest.attempt}/adapter/adapter_config.json"))
-    assert json.loads(config.read_text())["base_model_name_or_path"] == named
+    config = tiny.store.read(f"finetune/{manifest.identity}/{manifest.attempt}/adapter/adapter_config.json")
+    assert json.loads(config)["base_model_name_or_path"] == named
 
 
 def test_a_base_model_without_safetensors_is_refused(tiny: Tiny, tmp_path: Path) -> None:

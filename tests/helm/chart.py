@@ -13,8 +13,15 @@ import yaml
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm/regraft"
 RECIPE = ROOT / "dags/recipes/movie-sentiment.yaml"
-HELM = os.environ.get("HELM") or shutil.which("helm") or str(ROOT / ".cache/helm/helm")
 CASES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
+
+
+def tool(name: str) -> str:
+    """Path of a program: what the environment says, what is on PATH, or what `make NAME` fetches."""
+    return os.environ.get(name.upper()) or shutil.which(name) or str(ROOT / f".cache/{name}/{name}")
+
+
+HELM = tool("helm")
 
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm.chart import CHART, HELM, ROOT, rendered
+from tests.helm.chart import CHART, HELM, ROOT, rendered, tool
 
-PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool") or str(ROOT / ".cache/prometheus/promtool")
+PROMTOOL = tool("promtool")
 PREFIX = "Regraft"
+SHOP = {"model": "shop"}
+SECOND = {"model": "shop", "version": "2"}
+JOB_NAME = "shop-regraft-doctor-films-1"
 
 pytestmark = [
     pytest.mark.skipif(not Path(HELM).exists(), reason="helm is not there: make helm"),
@@ -56,7 +57,7 @@ def replicas(**held: str) -> dict[str, str]:
 
 
 def failed(namespace: str) -> dict[str, str]:
-    return {f'kube_job_status_failed{{namespace="{namespace}",job_name="shop-regraft-doctor-films-1"}}': "1x120"}
+    return {f'kube_job_status_failed{{namespace="{namespace}",job_name="{JOB_NAME}"}}': "1x120"}
 
 
 def decide(rules: Path, alert: str, minute: int, series: dict[str, str], fires: list[dict[str, Any]]) -> None:
@@ -67,11 +68,6 @@ def decide(rules: Path, alert: str, minute: int, series: dict[str, str], fires: 
     file = rules.with_name("case.yaml")
     file.write_text(yaml.safe_dump({"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": [case]}))
     promtool("test", "rules", str(file))
-
-
-SHOP = {"model": "shop"}
-SECOND = {"model": "shop", "version": "2"}
-JOB = {"namespace": "ml", "job_name": "shop-regraft-doctor-films-1"}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +91,12 @@ JOB = {"namespace": "ml", "job_name": "shop-regraft-doctor-films-1"}
         ("ReplicasDisagree", replicas(a="2", b="1"), SECOND, "Not every replica has version 2 of shop, the newest"),
         ("ReplicasDisagree", replicas(a="12", b="1"), SECOND, "Not every replica has version 2 of shop, the newest"),
         ("ChampionIsOld", replicas(a="12"), SHOP, "shop was trained on data that ended 22.06 days ago"),
-        ("DoctorFails", failed("ml"), JOB, f"{JOB['job_name']} could not make MLflow and Triton follow the ledger"),
+        (
+            "DoctorFails",
+            failed("ml"),
+            {"namespace": "ml", "job_name": JOB_NAME},
+            f"{JOB_NAME} could not make MLflow and Triton follow the ledger",
+        ),
     ],
 )
 def test_an_alert_fires_and_says_what_it_saw(
