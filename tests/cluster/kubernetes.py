@@ -9,9 +9,11 @@ import json
 import socket
 import subprocess
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -82,15 +84,21 @@ def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
     return done.stdout
 
 
-def _hangs(port: int) -> bool:
-    """Whether something listens there and answers nothing for half a minute."""
+def _answered(url: str, body: bytes | None = None) -> str:
+    """What a server answers, read to its end: kubectl's forwarding hangs when somebody leaves before that."""
     try:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/-/outage", timeout=30).close()
-    except TimeoutError:
-        return True
-    except OSError:
-        return False  # it answers with an error, or does not listen (yet)
-    return False
+        with urllib.request.urlopen(url, body, timeout=20) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
+
+
+def _answers(port: int) -> bool:
+    try:
+        _answered(f"http://127.0.0.1:{port}/-/outage")
+    except (OSError, HTTPException):
+        return False
+    return True
 
 
 class Namespace:
@@ -134,7 +142,8 @@ class Namespace:
     def forwarded(self, service: str, port: int) -> Iterator[str]:
         """host:port on loopback that leads to a pod of a Service that speaks HTTP.
 
-        kubectl's forwarding ends with the pod that it leads to, and hangs at times: it is started again then.
+        kubectl's forwarding ends with the pod that it leads to, and hangs for good when a client has left early: it is
+        started again then.
         """
         local = free_port()
         command = ["kubectl", "-n", self.name, "port-forward", f"service/{service}", f"{local}:{port}"]
@@ -144,7 +153,7 @@ class Namespace:
             while not over.wait(0.5):
                 with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
                     for second in count(1):
-                        if process.poll() is not None or over.wait(1) or (second % 10 == 0 and _hangs(local)):
+                        if process.poll() is not None or over.wait(1) or (second % 10 == 0 and not _answers(local)):
                             break
                     process.kill()
 
@@ -221,9 +230,8 @@ class Namespace:
 
     def outage(self, address: str, seconds: float) -> None:
         """Makes the S3 server answer 503 for a while."""
-        urllib.request.urlopen(f"http://{address}/-/outage?{seconds}", b"").close()
+        _answered(f"http://{address}/-/outage?{seconds}", b"")
 
     def refused(self, address: str) -> int:
         """How often it has answered 503."""
-        with urllib.request.urlopen(f"http://{address}/-/outage") as answer:
-            return int(answer.read())
+        return int(_answered(f"http://{address}/-/outage"))
