@@ -9,14 +9,13 @@ import json
 import socket
 import subprocess
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.client import HTTPException
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+import urllib3
 
 from regraft.recipe import StepName
 from tests.airflow.server import free_port, until
@@ -84,19 +83,16 @@ def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
     return done.stdout
 
 
-def _answered(url: str, body: bytes | None = None) -> str:
+def _answered(method: str, url: str) -> str:
     """What a server answers, read to its end: kubectl's forwarding hangs when somebody leaves before that."""
-    try:
-        with urllib.request.urlopen(url, body, timeout=20) as answer:
-            return str(answer.read().decode())
-    except urllib.error.HTTPError as error:
-        return error.read().decode()
+    answer = urllib3.request(method, url, headers={"Connection": "close"}, timeout=20, retries=False)
+    return answer.data.decode()
 
 
 def _answers(port: int) -> bool:
     try:
-        _answered(f"http://127.0.0.1:{port}/-/outage")
-    except (OSError, HTTPException):
+        _answered("GET", f"http://127.0.0.1:{port}/-/outage")
+    except urllib3.exceptions.HTTPError:
         return False
     return True
 
@@ -230,8 +226,8 @@ class Namespace:
 
     def outage(self, address: str, seconds: float) -> None:
         """Makes the S3 server answer 503 for a while."""
-        _answered(f"http://{address}/-/outage?{seconds}", b"")
+        _answered("POST", f"http://{address}/-/outage?{seconds}")
 
     def refused(self, address: str) -> int:
         """How often it has answered 503."""
-        return int(_answered(f"http://{address}/-/outage"))
+        return int(_answered("GET", f"http://{address}/-/outage"))
