@@ -95,7 +95,7 @@ STEPS: tuple[Step, ...] = (
         needs=("promote",),
         recipe=("name", "task", "data.labels", "training.max_length", "serving", "gates.metric", "gates.margin"),
         code=("components.deploy", "regraft.tasks", "regraft.intervals"),
-        libraries=("onnx", "onnxruntime", "torch", "transformers"),
+        libraries=("onnx", "onnxruntime", "openvino", "torch", "transformers"),
         resources=Resources(cpu=2, memory="4Gi"),
         timeout_minutes=60,
     ),

@@ -60,7 +60,9 @@ def base(folder: Path) -> Path:
     return folder
 
 
-def recipe_file(folder: Path, base_model: Path, serving: str = "{parity: 0.001, latency_budget_ms: 2000}") -> Path:
+def recipe_file(
+    folder: Path, base_model: Path, serving: str = "{precision: fp32, parity: 0.001, latency_budget_ms: 2000}"
+) -> Path:
     """The recipe of the tiny model."""
     file = folder / "recipe.yaml"
     file.write_text(RECIPE.format(base=base_model, serving=serving))
@@ -81,11 +83,13 @@ def promote(store: Store, recipe: Recipe, scratch: Path, version: int) -> Entry:
         out = scratch / "finetune"
         adapted.save_pretrained(out / "adapter", safe_serialization=True)
         tokenizer.save_pretrained(out / "tokenizer")
+        pq.write_table(pa.table({"digest": pa.array([], pa.string())}), out / "train_digests.parquet")
         publish(store, "finetune", model, out)
     if store.manifest("validate/holdout") is None:
         out = scratch / "validate"
         out.mkdir(parents=True)
-        pq.write_table(pa.table({"text": TEXTS, "label": [i % 2 for i in range(len(TEXTS))]}), out / "holdout.parquet")
+        rows = {"text": TEXTS, "label": [i % 2 for i in range(len(TEXTS))], "digest": [sha256(text) for text in TEXTS]}
+        pq.write_table(pa.table(rows), out / "holdout.parquet")
         publish(store, "validate", "holdout", out)
         point(store, "validate", "holdout")
     ledger = Ledger(store)

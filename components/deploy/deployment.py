@@ -61,15 +61,12 @@ def deploy(
         files = store.fetch(f"finetune/{entry.model}", manifest, scratch / "finetune", only=("adapter", "tokenizer"))
         return tasks.of(recipe.task).load(recipe, files, scratch / "base")
 
+    def build(precision: str) -> Path:
+        folder = scratch / f"built-{precision}"
+        return export.build(recipe, entry, classifier(), folder, precision=precision, settings=settings(recipe))
+
     known = place.repository.serving(entry.version) or {}
-    built = None
-    if known.get("model") != entry.model or not (any_settings or known.get("settings") == settings(recipe)):
-        progress(0.2, "build")
-        built = export.build(recipe, entry, classifier(), scratch / "built", settings=settings(recipe))
-    if out is not None:
-        made = built or place.repository.directory(entry.version)
-        compiled = shutil.ignore_patterns("__pycache__")  # Triton's Python backend leaves it where it serves from
-        shutil.copytree(made, out / "version", dirs_exist_ok=True, ignore=compiled)
+    as_built = known.get("model") == entry.model and (any_settings or known.get("settings") == settings(recipe))
     golden = goldens.of(store=store, recipe=recipe, entry=entry, classifier=classifier, folder=scratch / "holdout")
     try:
         measured = rollout.roll_out(
@@ -77,7 +74,7 @@ def deploy(
             store=store,
             place=place,
             entry=entry,
-            built=built,
+            build=None if as_built else build,
             golden=golden,
             scratch=scratch,
             progress=progress,
@@ -94,9 +91,12 @@ def deploy(
         else:
             state = f"nothing is served, and the ledger still names it: regraft rollback {recipe.name} goes back"
         return Deployed(entry=entry, measured={}, refused=f"version {entry.version} {_verb(reason)}; {state}")
+    if out is not None:
+        compiled = shutil.ignore_patterns("__pycache__")  # Triton's Python backend leaves it where it serves from
+        shutil.copytree(place.repository.directory(entry.version), out / "version", ignore=compiled)
     return Deployed(entry=entry, measured=measured, refused=None)
 
 
 def _verb(reason: str) -> str:
-    starts = ("does not load", "answers wrongly", "is too slow", "int8 loses")
+    starts = ("does not load", "answers wrongly", "is too slow")
     return reason if reason.startswith(starts) else f"failed: {reason}"

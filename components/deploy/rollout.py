@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -93,35 +94,70 @@ def roll_out(
     store: Store,
     place: Target,
     entry: Entry,
-    built: Path | None,
+    build: Callable[[str], Path] | None,
     golden: Golden,
     scratch: Path,
     progress: Callable[[float, str], None],
 ) -> dict[str, Any]:
     """Makes every replica serve a champion. The version before it serves until every replica has answered rightly.
 
+    A faster way of computing that does not hold its parity or the budget, in the trial or on a replica, is not a bad
+    model: the next one is tried, with a warning.
+
     Args:
         entry: the ledger's head.
-        built: its version directory, in a private place; None: the one in the repository, which has had its trial.
+        build: gives the version directory for a precision, in a private place; None: the one in the repository is
+            good, which has had its trial.
 
     Returns:
-        What the trial measured.
+        What the trial measured, the `precision` that is served, and `warnings`: what was tried and why it is not taken.
 
     Raises:
-        NotServed: the version failed; everything is as it was before.
+        NotServed: the version failed in every way; everything is as it was before.
         Temporary: a replica or the disk is gone, or the champion changed meanwhile; the old version serves on.
     """
-    repository = place.repository
-    measured: dict[str, Any] = {}
     replicas.each(place.replicas, replica.reach)  # one that is not there must stop us before anything changes
-    if built is not None:
-        progress(0.4, "trial")
-        measured = trial.hold(recipe=recipe, version=entry.version, built=built, golden=golden, folder=scratch)
+    if build is None:
+        _serve(recipe, store, place, entry, None, golden, progress)
+        return {}
+    ways, warnings = export.precisions(recipe), list[str]()
+    for way, slower in zip(ways, (*ways[1:], None), strict=True):
+        try:
+            progress(0.3, f"build for {way}")
+            built = build(way)
+            progress(0.4, f"trial of {way}")
+            measured = trial.hold(recipe=recipe, version=entry.version, built=built, golden=golden, folder=scratch)
+            _serve(recipe, store, place, entry, built, golden, progress)
+        except NotServed as error:
+            if slower is None:
+                raise
+            warnings.append(f"not served in {way}, which is faster than {slower}: it {error.what}")
+            print(f"deploy: warning: {warnings[-1]}", file=sys.stderr, flush=True)
+        else:
+            return {**measured, "precision": way, "warnings": warnings}
+    raise AssertionError("the last way returns or raises")
+
+
+def _serve(
+    recipe: Recipe,
+    store: Store,
+    place: Target,
+    entry: Entry,
+    built: Path | None,
+    golden: Golden,
+    progress: Callable[[float, str], None],
+) -> None:
+    """Publishes what has had its trial, loads it on every replica, asks each, retires what is old. Raises as above."""
+    repository = place.repository
 
     def serve(address: str) -> None:
         progress(0.8, f"load on {address}")
-        replica.load(address, recipe.name, [entry.version])
-        trial.agree(address, recipe=recipe, version=entry.version, golden=golden)
+        try:
+            replica.load(address, recipe.name, [entry.version])
+            trial.agree(address, recipe=recipe, version=entry.version, golden=golden)
+        except NotServed as error:
+            error.what = f"{error.what} (on {address})"
+            raise
 
     with repository.lock():
         _still_head(store, entry)
@@ -146,7 +182,6 @@ def roll_out(
         _remove_old(store, repository, versions)
         repository.clean()
         _still_head(store, entry)
-    return measured
 
 
 def _retire(address: str, name: str, versions: list[int]) -> None:

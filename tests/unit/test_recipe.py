@@ -74,7 +74,7 @@ def test_all_errors_are_found_at_once_each_with_its_line() -> None:
         ("base_model: {source: 'hf://a/b'}", "needs revision"),
         ("base_model: {source: 'hf://a/b', revision: main}", "needs revision"),
         ("base_model: {source: x, remote_code: x}", "remote_code must equal revision"),
-        ("serving: {backend: torch, precision: int8}", "needs backend onnx"),
+        ("serving: {backend: torch, precision: bf16}", "needs backend onnx"),
         ("schedule: {cron: '0 0 3 * * 1'}", "not a five-field cron"),
         ("schedule: {cron: '0 3 * * 1', timezone: Europe/Berlim}", "did you mean 'Europe/Berlin'?"),
         ("resources: {finetune: {memory: 4GB}}", "resources.finetune.memory"),
@@ -164,7 +164,7 @@ CHANGES = {
     "finetune": ["training.seed=1", "training.epochs=3", "adapter.r=4", "data.labels=[positive, negative]"],
     "evaluate": ["gates.margin=0.5", "gates.confidence=0.9", "gates.floors={accuracy: 0.9}"],
     "promote": ["promotion=approval", "name=other"],
-    "deploy": ["serving.backend=torch", "serving.parity=0.02", "training.max_length=32", "name=other"],
+    "deploy": ["serving.backend=torch", "serving.parity=0.03", "training.max_length=32", "name=other"],
 }
 MEANINGLESS = ["owner=me", "description=hello", "schedule={cron: '0 1 * * *'}", "resources={finetune: {cpu: 9}}"]
 

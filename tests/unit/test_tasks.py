@@ -106,7 +106,10 @@ def test_what_lies_beyond_max_length_does_not_count(tiny_base: Path, tmp_path: P
     loaded = TASK.load(recipe, tmp_path / "model", tmp_path / "base")
     beginning = "good film " * 20
     same = TASK.logits(loaded, [beginning + "awful " * 30, beginning + "bright " * 30])
-    np.testing.assert_array_equal(same[0], same[1])
+    # two rows of one batch go through other lanes of the processor, and need not be equal to the bit
+    np.testing.assert_allclose(same[0], same[1], rtol=0, atol=1e-5)
+    other = TASK.logits(loaded, ["awful " + beginning])
+    assert np.abs(other[0] - same[0]).max() > 1e-3, "the words alone change nothing, so this test shows nothing"
 
 
 def test_a_gguf_base_model_without_its_reader_says_what_to_install(

@@ -1,8 +1,9 @@
 """Text in, label and probabilities out: the program that Triton's Python backend runs for one model version.
 
-It stands alone: it reads only the files beside it and needs numpy, tokenizers and onnxruntime, or torch and
-transformers where `serving.json` says torch. All texts that the dynamic batcher has put together are tokenised at once,
-sorted by length and run in parts, so that short texts are not padded to the longest of their batch.
+It stands alone: it reads only the files beside it and needs numpy, tokenizers and, by what `serving.json` says,
+onnxruntime (fp32), openvino (bf16), or torch and transformers. All texts that the dynamic batcher has put together are
+tokenised at once, sorted by length and run in parts, so that short texts are not padded to the longest of their batch.
+No way of computing here lets an answer depend on the texts that share the batch.
 """
 
 import json
@@ -15,6 +16,9 @@ from tokenizers import Tokenizer
 
 # A pass through the model costs about as much as this many padding tokens; with more to save, a batch is cut in two.
 PASS_TOKENS = 48
+
+# OpenVINO builds a program for each shape, so widths come in steps: a few programs serve all lengths.
+BF16_STEP = 16
 
 # Characters of a text that are read, for each token that is kept. Nobody's words are so long; it keeps one huge text
 # from holding up the requests that share its batch.
@@ -33,7 +37,8 @@ class TritonPythonModel:
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.serving["max_length"], direction=self.serving["truncation_side"])
         self.characters = self.serving["max_length"] * CHARACTERS_PER_TOKEN
-        self.run = _onnx(folder, self.serving) if self.serving["backend"] == "onnx" else _torch(folder, self.serving)
+        self.step = BF16_STEP if self.serving["precision"] == "bf16" else 1
+        self.run = _runner(self.serving)(folder, self.serving)
         for size in (1, 8, self.serving["max_batch_size"]):
             self.probabilities(["warm up " * size] * size)
         self.metric = _age(args["model_name"], args["model_version"], self.serving["data_end"])
@@ -80,7 +85,8 @@ class TritonPythonModel:
         encoded = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts)]
         logits = np.empty((len(texts), len(self.labels)), dtype=np.float32)
         for rows in parts([len(ids) for ids in encoded]):
-            width = max(len(encoded[row]) for row in rows) or 1
+            longest = max(len(encoded[row]) for row in rows) or 1
+            width = min(-(-longest // self.step) * self.step, self.serving["max_length"])
             ids = np.full((len(rows), width), self.serving["pad_id"], dtype=np.int64)
             mask = np.zeros((len(rows), width), dtype=np.int64)
             for position, row in enumerate(rows):
@@ -119,6 +125,26 @@ def _age(model, version, data_end):
         metric.set(data_end)
         return family, metric
     return None
+
+
+def _runner(serving):
+    if serving["backend"] == "torch":
+        return _torch
+    return _openvino if serving["precision"] == "bf16" else _onnx
+
+
+def _openvino(folder, serving):
+    import openvino
+
+    options = {
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": serving["threads"],
+        "NUM_STREAMS": 1,
+    }
+    model = openvino.Core().compile_model(str(folder / "model.onnx"), "CPU", options)
+    request = model.create_infer_request()
+    return lambda ids, mask: request.infer({"input_ids": ids, "attention_mask": mask})["logits"].copy()
 
 
 def _onnx(folder, serving):
