@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from regraft import pipeline, recipe
+from regraft import pipeline, processor, recipe
 from regraft.errors import Exit, NotFound, Refused, RegraftError, Temporary
 from regraft.ledger import Ledger
 from regraft.recipe import Recipe
@@ -285,6 +285,7 @@ def _cached_or_worked(
                 "measured": outcome.measured,
                 "refused": outcome.refused,
                 "run": context.run,
+                "processor": processor.kind(),
                 "created_at": datetime.now(UTC),
                 "cost": Cost(
                     seconds=time.monotonic() - started,
@@ -294,12 +295,22 @@ def _cached_or_worked(
             },
             views=outcome.views,
         )
+    elif other := made_elsewhere(manifest):
+        print(f"{step.name}: the cached result is used; {other}", file=sys.stderr, flush=True)
     state = "refused" if manifest.refused else "done"
     _point(context, state=state, identity=context.identity, cached=cached, seconds=time.monotonic() - started)
     if manifest.refused:
         print(f"{step.name}: refused: {manifest.refused}", file=sys.stderr, flush=True)
         return Exit.REFUSED
     return Exit.DONE
+
+
+def made_elsewhere(manifest: Manifest) -> str | None:
+    """A clause about a result that was made on another kind of processor than this one, which would make another."""
+    here = processor.kind()
+    if manifest.processor in (None, here):
+        return None
+    return f"it was made on another kind of processor: {manifest.processor}; here: {here}"
 
 
 def _forced(context: Context) -> bool:

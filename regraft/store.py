@@ -73,6 +73,8 @@ class Manifest(BaseModel):
     """Why a gate said no; a refusal is a complete result."""
     cost: Cost | None = None
     run: str | None = None
+    processor: str | None = None
+    """The kind of processor that it was made on, see `regraft.processor`; never part of an identity or a digest."""
     created_at: datetime
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from regraft.step import Context
+from regraft import processor
+from regraft.step import Context, made_elsewhere
 
 
 def _prefix(context: Context, name: str = "") -> str:
@@ -31,6 +33,8 @@ def restore(context: Context, folder: Path) -> Path | None:
         newest = folder / f"checkpoint-{int(name)}"
         if not newest.exists():  # of several processes the first has downloaded it
             context.store.fetch(_prefix(context, name), manifest, newest)
+            if other := made_elsewhere(manifest):
+                print(f"finetune: resumes from a checkpoint; {other}", file=sys.stderr, flush=True)
     return newest
 
 
@@ -44,6 +48,7 @@ def publish(context: Context, folder: Path) -> None:
                 "step": context.step.name,
                 "identity": context.identity,
                 "document": {},
+                "processor": processor.kind(),
                 "created_at": datetime.now(UTC),
             }
             context.store.publish(_prefix(context, name), path, fields)

@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 from components.deploy import deployment, export, follow, replica, rollout, serve
 from regraft.errors import Temporary
 from regraft.ledger import Entry, Ledger
+from regraft.processor import computes_in_bf16
 from regraft.recipe import Recipe
 from regraft.store import Store
 from tests import champions
@@ -232,6 +233,44 @@ def test_a_candidate_that_only_the_second_replica_cannot_load_is_taken_back_ever
     assert answers.versions[-1] == 1
     assert stage.serving() == [{1}, {1}]
     assert [e.version for e in stage.ledger.entries()] == [1, 2, 1]
+
+
+def test_a_faster_way_that_does_not_hold_parity_gives_way_to_the_next_with_a_warning(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.recipe = _serving(stage.recipe, precision="bf16")
+    stage.promote(2)
+    done = stage.deploy()
+    assert (done.refused, done.measured["precision"]) == (None, "fp32")
+    assert done.measured["batch_effect"] < 1e-4
+    (warning,) = done.measured["warnings"]
+    assert warning.startswith("not served in bf16, which is faster than fp32: it ")
+    assert warning in capsys.readouterr().err
+    assert stage.serving() == [{1, 2}, {1, 2}]
+
+
+@pytest.mark.skipif(not computes_in_bf16(), reason="this processor computes in no other way than a lesser one would")
+def test_a_replica_on_a_lesser_processor_is_named_and_all_are_served_a_way_that_each_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champions.recipe_file(tmp_path, champions.base(tmp_path / "base"), "{parity: 0.5, latency_budget_ms: 5000}")
+    (tmp_path / "models").mkdir()
+    with ExitStack() as stack:
+        with monkeypatch.context() as lesser:
+            lesser.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+            server = stack.enter_context(serve.running(repository=tmp_path / "models", log=tmp_path / "lesser.log"))
+        stage = stack.enter_context(staged(tmp_path, monkeypatch))
+        addresses = (stage.replicas[0], server.address)
+        monkeypatch.setenv("REGRAFT_TRITON_URLS", ",".join(addresses))
+        stage.promote(1)
+        done = stage.deploy()
+        assert (done.refused, done.measured["precision"]) == (None, "fp32")
+        assert f"(on {server.address})" in done.measured["warnings"][0]
+        assert [replica.ready(address, "tiny") for address in addresses] == [{1}, {1}]
+
+
+def _serving(recipe: Recipe, **changed: object) -> Recipe:
+    return recipe.model_copy(update={"serving": recipe.serving.model_copy(update=changed)})
 
 
 def test_a_champion_that_changes_during_a_rollout_is_what_triton_ends_up_with(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from regraft import pipeline, recipe
+from regraft import pipeline, processor, recipe
 from regraft.step import Context
 from regraft.store import Store
 from tests.unit.test_recipe import MINIMAL
@@ -140,6 +141,18 @@ def test_the_second_time_is_a_cache_hit(laptop: Laptop) -> None:
     assert laptop.times_worked == 1
     pointer = laptop.pointer(run="2026-12-01T03-00")
     assert (pointer["identity"], pointer["cached"]) == (first, True)
+
+
+def test_a_cached_result_of_another_kind_of_processor_is_used_and_that_is_said(laptop: Laptop) -> None:
+    assert laptop.step()[0] == 0
+    manifest = laptop.store.manifest(f"validate/{laptop.pointer()['identity']}")
+    assert manifest is not None
+    assert manifest.processor == f"{platform.machine()} {' '.join(processor.flags())}, 2 threads"
+    code, stderr = laptop.step(ATEN_CPU_CAPABILITY="avx2")
+    assert (code, laptop.times_worked) == (0, 1)
+    assert "made on another kind of processor" in stderr
+    assert "ATEN_CPU_CAPABILITY=avx2" in stderr
+    assert "another kind" not in laptop.step()[1]
 
 
 def test_other_inputs_are_another_identity(laptop: Laptop) -> None:
