@@ -1,7 +1,7 @@
 """Takes out of a virtual environment what nothing in an image runs: python slim.py /opt/regraft
 
-Tests of libraries, what only compilers and type checkers read, Arrow's RPC and Substrait parts: with torch 340 MB of
-1580. That the steps need none of it is shown by running them in their images: tests/images.
+Tests of libraries, what only compilers and type checkers read, Arrow's RPC parts, OpenVINO's for GPUs and NPUs: with
+torch 340 MB of 1580. That the steps need none of it is shown by running them in their images: tests/images.
 """
 
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 
 FOLDERS = ("tests", "test", "include")
 ENDINGS = (".pyi", ".pxd", ".pxi", ".pyx", ".h", ".hpp", ".cuh", ".c", ".cc", ".cpp", ".cu", ".a", ".lib")
-PARTS = ("pyarrow/*flight*", "torch/bin/*[Tt]est*", "torch/bin/protoc*")
+PARTS = ("pyarrow/*flight*", "torch/bin/*[Tt]est*", "torch/bin/protoc*", "openvino/libs/*intel_[gn]pu*")
 
 
 def slim(environment: Path) -> int:
