@@ -23,7 +23,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Part(BaseModel):
     """A part of a recipe: unknown keys are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _duration(value: Any) -> Any:
@@ -399,4 +399,26 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
 def json_schema() -> dict[str, Any]:
     """The recipe's JSON schema, committed as regraft/recipe.schema.json."""
     schema = Recipe.model_json_schema(mode="validation")
+    for name, part in [("Recipe", schema), *schema["$defs"].items()]:
+        for field, said in _docstrings().get(name, {}).items():
+            part["properties"][field]["description"] = said
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _docstrings() -> dict[str, dict[str, str]]:
+    """What stands below each field, by class and field.
+
+    Only for the schema: pydantic's own use_attribute_docstrings reads the source in every process that starts.
+    """
+    import ast
+    import inspect
+    import itertools
+
+    tree = ast.parse(inspect.getsource(inspect.getmodule(Recipe)))  # type: ignore[arg-type]
+    found: dict[str, dict[str, str]] = {}
+    for part in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for field, below in itertools.pairwise(part.body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found.setdefault(part.name, {})[name] = inspect.cleandoc(text)
+    return found

@@ -23,7 +23,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from regraft import sources
+from regraft import disk, sources
 from regraft.errors import AlreadyExists, BadInput, NotFound, RegraftError, Temporary
 
 
@@ -98,7 +98,11 @@ class Store:
     def __init__(self, url: str, recipe: str) -> None:
         self.url = url.rstrip("/")
         self.recipe = recipe
-        self._fs, root = sources.filesystem(self.url)
+        self._fs: Any
+        if disk.is_path(self.url):
+            self._fs, root = disk.Disk(), disk.absolute(self.url)
+        else:
+            self._fs, root = sources.filesystem(self.url)
         self._root = f"{root.rstrip('/')}/{recipe}"
         self._local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
 

@@ -6,9 +6,11 @@ version that does not exist succeeds, so a load counts only when the replica's i
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from regraft.errors import RegraftError, Temporary
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-# Seconds that a load or an answer may take before the replica counts as gone.
+# Seconds that a connection, a load or an answer may take before the replica counts as gone.
+CONNECT_SECONDS = 5.0
 LOAD_SECONDS = 600.0
 ANSWER_SECONDS = 60.0
 # Whoever may load models may run code in Triton, so it can be told to take such requests with a token only.
@@ -40,21 +43,57 @@ def _client(address: str, *, seconds: float) -> Iterator[Any]:
     from tritonclient.utils import InferenceServerException
 
     client = tritonclient.http.InferenceServerClient(
-        address.removeprefix("http://").rstrip("/"), connection_timeout=5.0, network_timeout=seconds
+        address.removeprefix("http://").rstrip("/"), connection_timeout=CONNECT_SECONDS, network_timeout=seconds
     )
     try:
         yield client
     except InferenceServerException as error:
         raise NotServed(error.message(), where=address) from error
     except (OSError, EOFError) as error:
-        raise Unreachable(
-            f"Triton cannot be reached: {error or type(error).__name__}",
-            where=address,
-            state="what it served before, it serves on",
-            next="check REGRAFT_TRITON_URLS, or start it with: regraft up; then repeat the command",
-        ) from error
+        raise _unreachable(address, error) from error
     finally:
         client.close()
+
+
+def _unreachable(address: str, error: Exception) -> Unreachable:
+    return Unreachable(
+        f"Triton cannot be reached: {error or type(error).__name__}",
+        where=address,
+        state="what it served before, it serves on",
+        next="check REGRAFT_TRITON_URLS, or start it with: regraft up; then repeat the command",
+    )
+
+
+def _control(address: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = ANSWER_SECONDS) -> Any:
+    """What a replica answers to a request that is not for a model: JSON, or None where it says nothing.
+
+    Not by tritonclient: to import it takes as long as all else that a cached deploy does.
+
+    Raises:
+        NotServed: it says no.
+        Unreachable: nobody answers.
+    """
+    connection = http.client.HTTPConnection(address.removeprefix("http://").rstrip("/"), timeout=CONNECT_SECONDS)
+    try:
+        connection.connect()
+        connection.sock.settimeout(seconds)
+        if body is None:
+            connection.request("GET", path)
+        else:
+            connection.request("POST", path, json.dumps(body), _headers())
+        answer = connection.getresponse()
+        said = answer.read()
+    except (OSError, EOFError, http.client.HTTPException) as error:
+        raise _unreachable(address, error) from error
+    finally:
+        connection.close()
+    try:
+        document = json.loads(said) if said else None
+    except ValueError:
+        document = {"error": said.decode(errors="replace")[:200]}
+    if answer.status != 200:
+        raise NotServed((document or {}).get("error", f"it answered {answer.status}"), where=address)
+    return document
 
 
 def _headers() -> dict[str, str]:
@@ -65,15 +104,14 @@ def _headers() -> dict[str, str]:
 
 def reach(address: str) -> None:
     """Raises Temporary where nothing answers; Triton listens once all models that it starts with are loaded."""
-    with _client(address, seconds=ANSWER_SECONDS) as client:
-        client.is_server_live()
+    with suppress(NotServed):
+        _control(address, "/v2/health/live")
 
 
 def index(address: str, name: str) -> dict[int, tuple[str, str]]:
     """State and reason of each version of a model that the replica knows, such as {2: ("READY", "")}."""
     try:
-        with _client(address, seconds=ANSWER_SECONDS) as client:
-            known = client.get_model_repository_index(headers=_headers())
+        known = _control(address, "/v2/repository/index", {})
     except NotServed as error:  # says nothing about any version
         raise Temporary(f"Triton is not well: {error.what}", where=address, next="repeat the command") from error
     return {
@@ -94,8 +132,7 @@ def load(address: str, name: str, versions: Sequence[int]) -> None:
     Raises:
         NotServed: one of them is not READY afterwards.
     """
-    with _client(address, seconds=LOAD_SECONDS) as client:
-        client.load_model(name, headers=_headers())
+    _control(address, f"/v2/repository/models/{name}/load", {}, seconds=LOAD_SECONDS)
     known = index(address, name)
     for version in versions:
         state, reason = known.get(version, ("UNKNOWN", "no such version"))
@@ -105,8 +142,7 @@ def load(address: str, name: str, versions: Sequence[int]) -> None:
 
 def unload(address: str, name: str) -> None:
     """Makes the replica drop a model. Only for one that has never served."""
-    with _client(address, seconds=LOAD_SECONDS) as client:
-        client.unload_model(name, headers=_headers())
+    _control(address, f"/v2/repository/models/{name}/unload", {}, seconds=LOAD_SECONDS)
 
 
 class Caller:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from regraft import contest, tracking
-from regraft.gate import Verdict
+from regraft import tracking
 from regraft.ledger import Entry, Moved
 from regraft.step import Context, Outcome
 from regraft.store import Manifest
+
+if TYPE_CHECKING:
+    from regraft.gate import Verdict
 
 
 def inputs(context: Context) -> dict[str, str]:
@@ -39,6 +41,7 @@ def work(context: Context) -> Outcome:
 
 def _promoted(context: Context, client: Any) -> Outcome:
     from components.promote import follow, register
+    from regraft import contest
 
     recipe, model = context.recipe, context.result("finetune")
     verdict, again = _verdict(context), ""
@@ -84,6 +87,8 @@ def _entry_of(context: Context, model: str) -> Entry | None:
 
 
 def _verdict(context: Context) -> Verdict:
+    from regraft.gate import Verdict
+
     folder = context.fetch(context.result("evaluate"), "verdict.json")
     return Verdict.model_validate(json.loads((folder / "verdict.json").read_text()))
 

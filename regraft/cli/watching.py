@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from regraft.pipeline import Step
 from regraft.runners.local import Ended
 from regraft.summary import MARKS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 QUIET_SECONDS = 15.0
 """Least time between two lines of progress of a step where there is no terminal."""
@@ -73,6 +76,8 @@ def watching(console: Console) -> Iterator[Lines]:
     if not console.is_terminal:
         yield Lines(console)
         return
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description:<9}"),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from regraft import pipeline
+
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "mlflow", "airflow", "kfp", "great_expectations", "numpy", "pandas", "tritonclient")
 
@@ -22,6 +24,16 @@ def test_the_import_contracts_hold() -> None:
 @pytest.mark.parametrize("module", ["regraft", "regraft.step", "regraft.cli", "regraft.tasks"])
 def test_the_control_plane_is_light_to_import(module: str) -> None:
     code = f"import sys, {module}; print(*[name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("step", [step.name for step in pipeline.STEPS])
+def test_a_step_imports_little_before_it_knows_that_it_has_work_to_do(step: str) -> None:
+    """To start and import is all that a cached step takes time for; fsspec alone is a tenth of that."""
+    heavy = (*HEAVY, "asyncio", "fsspec", "rich", "typer", "urllib3")
+    code = f"import components.{step}.__main__, sys; from regraft.store import Store; Store('here', 'reviews'); "
+    code += f"print(*[name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
