@@ -1,16 +1,16 @@
 """What Airflow costs: parse time of dags/retrain.py, cold and warm, and seconds per step on a real scheduler.
 
-    python -m benchmarks.airflow             needs .venv-airflow (make airflow)
+    python -m benchmarks.airflow [--recipes 1 20 200] [--times 2]        needs .venv-airflow (make airflow)
 
 The steps are the stand-ins of tests/airflow, so a step's own time is that of starting Python and publishing one file.
-The better of two runs counts, on Airflow and on the local runner.
+The best of so many runs counts, on Airflow and on the local runner.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
-import os
 import subprocess
 import tempfile
 import time
@@ -20,6 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import _laptop, _machine
 from benchmarks.kubeflow import Silent
 from regraft import pipeline
 from regraft.runners import local
@@ -43,14 +44,14 @@ def parse(recipes: int) -> tuple[float, float]:
         laptop = Laptop(Path(made) / "laptop")
         for number in range(recipes):
             laptop.recipe(f"recipe-{number:03}")
-        environment = {**os.environ, **laptop.environment, "AIRFLOW_HOME": made}
+        environment = {**_laptop.environment(), **laptop.environment, "AIRFLOW_HOME": made}
         command = [ROOT / ".venv-airflow/bin/python", "-c", PARSE, str(ROOT / "dags/retrain.py")]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         cold, warm = json.loads(done.stdout.splitlines()[-1])
         return cold, warm
 
 
-def per_step() -> tuple[float, float]:
+def per_step(times: int) -> tuple[float, float]:
     """Seconds per step for steps that do nothing: on the local runner, and on a real scheduler from the start of a
     run's first task to the end of its last."""
     with tempfile.TemporaryDirectory() as made:
@@ -60,8 +61,8 @@ def per_step() -> tuple[float, float]:
         here, there = [], []
         try:
             airflow.start()
-            for day in ("2026-11-23", "2026-11-24"):
-                run = airflow.trigger("noop", when=f"{day}T00:00:00Z")
+            for number in range(times):
+                run = airflow.trigger("noop", when=f"2026-11-{1 + number:02}T00:00:00Z")
                 airflow.finished("noop", run)
                 tasks = airflow.call("GET", f"/dags/noop/dagRuns/{run}/taskInstances")["task_instances"]
                 starts = [datetime.fromisoformat(task["start_date"]) for task in tasks]
@@ -70,7 +71,7 @@ def per_step() -> tuple[float, float]:
         finally:
             airflow.stop()
         with contextlib.chdir(laptop.folder / "stubs"):  # `python -m` looks here first
-            for number in (1, 2):
+            for number in range(times):
                 begin = time.perf_counter()
                 ended = local.run(
                     laptop.recipes / "noop.yaml",
@@ -86,12 +87,17 @@ def per_step() -> tuple[float, float]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", type=int, nargs="+", default=[1, 20, 200])
+    parser.add_argument("--times", type=int, default=2, choices=range(1, 29), metavar="1..28")
+    arguments = parser.parse_args()
+    _machine.show()
     table = Table("recipes", "cold", "warm", title="seconds to parse dags/retrain.py")
-    for recipes in (1, 20, 200):
+    for recipes in arguments.recipes:
         cold, warm = parse(recipes)
         table.add_row(str(recipes), f"{cold:.2f}", f"{warm:.2f}")
     Console().print(table)
-    here, there = per_step()
+    here, there = per_step(arguments.times)
     table = Table("runner", "seconds", "times", title="a step that does nothing")
     table.add_row("local", f"{here:.2f}", "1.0")
     table.add_row("Airflow's scheduler, process", f"{there:.2f}", f"{there / here:.1f}")

@@ -1,19 +1,21 @@
 """Time to the same F1 on dev: finetune, the loop of a tutorial, and transformers.Trainer's defaults with peft.
 
-    python -m benchmarks.finetune [--rows 2000] [--target 0.74]
+    python -m benchmarks.finetune [--recipe FILE] [--rows 2000] [--target 0.74]
 
-All three learn the example's recipe from the same rows. They train in turn, one evaluation interval at a time, so that
+All three learn the recipe from the same rows. They train in turn, one evaluation interval at a time, so that
 what else the machine does hits them alike; only training counts, not evaluation. Each stops at the target.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +27,54 @@ from rich.console import Console
 from rich.table import Table
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from benchmarks import _laptop, _machine
 from components.finetune.train import Encoded, trainer_of
 from regraft import recipe, sources, tasks
 from regraft.recipe import Recipe
 
-EVERY = 256
-"""Rows between two evaluations."""
 LIMIT = 20
 """Epochs after which a contestant gives up."""
 
 
-def data(declared: Recipe, count: int) -> tuple[pa.Table, pa.Table]:
-    """Rows to train on and rows of dev, taken by a digest of the text."""
-    import hashlib
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What all three are given."""
 
+    declared: Recipe
+    rows: pa.Table
+    dev: pa.Table
+    every: int
+    """Rows between two evaluations."""
+    folder: Path
+
+    def made(self, name: str) -> Path:
+        """A folder of one's own."""
+        folder = self.folder / name
+        folder.mkdir(parents=True)
+        return folder
+
+
+def data(declared: Recipe, count: int, dev: int) -> tuple[pa.Table, pa.Table]:
+    """Rows to train on and rows of dev, taken by a digest of the text."""
     import pyarrow.dataset as ds
 
-    table = ds.dataset(sources.expand(declared.data.source), format="parquet", partitioning="hive").to_table()
-    texts, labels = table["text"].to_pylist(), table["label"].to_pylist()
+    source = sources.expand(declared.data.source)
+    kind = "json" if source.endswith(".jsonl") else "parquet"
+    table = ds.dataset(source, format=kind, partitioning="hive").to_table()
+    columns = declared.data.columns
+    texts, labels = table[columns.text].to_pylist(), table[columns.label].to_pylist()
     order = sorted(range(len(texts)), key=lambda i: hashlib.sha256(texts[i].encode()).digest())
     rows = pa.table(
         {"text": [texts[i] for i in order], "label": [declared.data.labels.index(labels[i]) for i in order]}
     )
-    return rows.slice(600, count), rows.slice(0, 600)
+    return rows.slice(dev, count), rows.slice(0, dev)
 
 
 class Turns(TrainerCallback):
     """Stops the trainer for an evaluation, until it is its turn again; counts seconds and CPU seconds in between."""
 
-    def __init__(self, batch: int) -> None:
-        self.every = max(1, EVERY // batch)
+    def __init__(self, every: int, batch: int) -> None:
+        self.every = max(1, every // batch)
         self.mine, self.theirs = threading.Semaphore(0), threading.Semaphore(0)
         self.seconds = self.cpu = 0.0
         self.ending = False
@@ -77,9 +97,9 @@ class Turns(TrainerCallback):
         self._started = (time.perf_counter(), time.process_time())
 
 
-def turns(trainer: Trainer, batch: int) -> Iterator[tuple[Any, float, float]]:
+def turns(trainer: Trainer, every: int, batch: int) -> Iterator[tuple[Any, float, float]]:
     """Trains in a thread, one interval a turn: the model, and seconds and CPU seconds of training so far."""
-    counted = Turns(batch)
+    counted = Turns(every, batch)
     trainer.add_callback(counted)
     thread = threading.Thread(target=trainer.train, daemon=True)
     thread.start()
@@ -96,22 +116,24 @@ def turns(trainer: Trainer, batch: int) -> Iterator[tuple[Any, float, float]]:
         thread.join()
 
 
-def regraft(declared: Recipe, rows: pa.Table, dev: pa.Table) -> Iterator[tuple[Any, float, float]]:
+def regraft(course: Course) -> Iterator[tuple[Any, float, float]]:
     """What finetune does, without its own evaluations and checkpoints."""
-    training = declared.training.model_copy(update={"epochs": 4, "early_stopping": None, "evaluations": 1})
-    declared = declared.model_copy(update={"training": training})
-    model, tokenizer = tasks.of(declared.task).for_training(declared, Path(tempfile.mkdtemp()))
-    folder = Path(tempfile.mkdtemp())
-    yield from turns(trainer_of(declared, model, tokenizer, rows=rows, dev=dev, folder=folder), training.batch_size)
+    training = course.declared.training.model_copy(update={"epochs": 4, "early_stopping": None, "evaluations": 1})
+    declared = course.declared.model_copy(update={"training": training})
+    model, tokenizer = tasks.of(declared.task).for_training(declared, course.made("regraft-base"))
+    folder = course.made("regraft")
+    trainer = trainer_of(declared, model, tokenizer, rows=course.rows, dev=course.dev, folder=folder)
+    yield from turns(trainer, course.every, training.batch_size)
 
 
-def defaults(declared: Recipe, rows: pa.Table, dev: pa.Table) -> Iterator[tuple[Any, float, float]]:
+def defaults(course: Course) -> Iterator[tuple[Any, float, float]]:
     """transformers.Trainer with its default arguments, learning rate 5e-5 among them, on the same adapter."""
-    model, tokenizer = tasks.of(declared.task).for_training(declared, Path(tempfile.mkdtemp()))
+    declared, rows = course.declared, course.rows
+    model, tokenizer = tasks.of(declared.task).for_training(declared, course.made("defaults-base"))
     encoded = tokenizer(rows["text"].to_pylist(), truncation=True)["input_ids"]
     arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(), num_train_epochs=LIMIT, use_cpu=True, report_to="none", disable_tqdm=True,
-        save_strategy="no", logging_strategy="no",
+        output_dir=str(course.made("defaults")), num_train_epochs=LIMIT, use_cpu=True, report_to="none",
+        disable_tqdm=True, save_strategy="no", logging_strategy="no",
     )  # fmt: skip
     trainer = Trainer(
         model=model,
@@ -119,19 +141,22 @@ def defaults(declared: Recipe, rows: pa.Table, dev: pa.Table) -> Iterator[tuple[
         train_dataset=Encoded(encoded, rows["label"].to_pylist()),
         processing_class=tokenizer,
     )
-    yield from turns(trainer, arguments.per_device_train_batch_size)
+    yield from turns(trainer, course.every, arguments.per_device_train_batch_size)
 
 
-def tutorial(declared: Recipe, rows: pa.Table, dev: pa.Table) -> Iterator[tuple[Any, float, float]]:
+def tutorial(course: Course) -> Iterator[tuple[Any, float, float]]:
     """Full fine-tuning: padding to 128, fp32, batches of 16, AdamW at 2e-5."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    name, options = sources.pretrained(declared.base_model.source, None, Path(tempfile.mkdtemp()))
+    declared, rows = course.declared, course.rows
+    base = declared.base_model
+    name, options = sources.pretrained(base.source, base.revision, course.made("tutorial-base"))
     set_seed(42)
     tokenizer = AutoTokenizer.from_pretrained(name)
     model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=len(declared.data.labels), **options)
+    length = min(128, model.config.max_position_embeddings)
     batch = tokenizer(
-        rows["text"].to_pylist(), truncation=True, padding="max_length", max_length=128, return_tensors="pt"
+        rows["text"].to_pylist(), truncation=True, padding="max_length", max_length=length, return_tensors="pt"
     )
     dataset = torch.utils.data.TensorDataset(
         batch["input_ids"], batch["attention_mask"], torch.tensor(rows["label"].to_pylist())
@@ -147,7 +172,7 @@ def tutorial(declared: Recipe, rows: pa.Table, dev: pa.Table) -> Iterator[tuple[
             optimizer.step()
             optimizer.zero_grad()
             steps += 1
-            if steps % (EVERY // 16) == 0:
+            if steps % max(1, course.every // 16) == 0:
                 seconds += time.perf_counter() - started[0]
                 cpu += time.process_time() - started[1]
                 yield model, seconds, cpu
@@ -155,24 +180,34 @@ def tutorial(declared: Recipe, rows: pa.Table, dev: pa.Table) -> Iterator[tuple[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.finetune", description=__doc__)
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument(
-        "--target", type=float, default=0.74, help="F1 (macro) on 600 rows of dev (default: %(default)s)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, default=_laptop.EXAMPLE)
+    parser.add_argument("--rows", type=int, default=2000, help="to train on (default: %(default)s)")
+    parser.add_argument("--dev", type=int, default=600, help="rows of dev (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=256, help="rows between evaluations (default: %(default)s)")
+    parser.add_argument("--target", type=float, default=0.74, help="F1 (macro) on dev (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    _machine.show()
+    os.environ.setdefault("REGRAFT_DATA", _laptop.environment()["REGRAFT_DATA"])
     torch.set_num_threads(arguments.threads)
-    declared = recipe.load("dags/recipes/movie-sentiment.yaml")
-    rows, dev = data(declared, arguments.rows)
-    task = tasks.of(declared.task)
-    _, tokenizer = task.for_training(declared, Path(tempfile.mkdtemp()))
-    contestants: dict[str, Callable[..., Iterator[tuple[Any, float, float]]]] = {
+    with tempfile.TemporaryDirectory(prefix="regraft-bench-") as folder:
+        declared = recipe.load(arguments.recipe)
+        rows, dev = data(declared, arguments.rows, arguments.dev)
+        course = Course(declared=declared, rows=rows, dev=dev, every=arguments.every, folder=Path(folder))
+        race(course, arguments.target)
+
+
+def race(course: Course, target: float) -> None:
+    """Lets the three train in turns until each is at the target, and prints what that took."""
+    task, dev = tasks.of(course.declared.task), course.dev
+    _, tokenizer = task.for_training(course.declared, course.made("tokenizer"))
+    contestants: dict[str, Callable[[Course], Iterator[tuple[Any, float, float]]]] = {
         "regraft finetune": regraft,
         "Trainer defaults + peft": defaults,
         "tutorial loop": tutorial,
     }
-    running = {name: start(declared, rows, dev) for name, start in contestants.items()}
+    running = {name: start(course) for name, start in contestants.items()}
     reached: dict[str, tuple[float, float, float]] = {}
     best = dict.fromkeys(contestants, 0.0)
     while running:
@@ -186,10 +221,10 @@ def main() -> None:
             scored = task.probabilities(task.Classifier(model, tokenizer, 128), dev["text"].to_pylist())
             model.train()
             best[name] = max(best[name], task.metrics(dev["label"].to_pylist(), scored)["f1_macro"])
-            if best[name] >= arguments.target:
+            if best[name] >= target:
                 reached[name] = (best[name], seconds, cpu)
                 running.pop(name).close()
-    table = Table(title=f"Training to F1 {arguments.target:g} on dev, {arguments.rows:,} rows, one interleaved run")
+    table = Table(title=f"Training to F1 {target:g} on dev, {course.rows.num_rows:,} rows, one interleaved run")
     for column in ("contestant", "F1", "seconds", "CPU seconds", "time against regraft", "CPU against regraft"):
         table.add_column(column, justify="left" if column == "contestant" else "right")
     ours = reached.get("regraft finetune")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import _laptop, _machine
 from regraft import pipeline
 from regraft.runners import local
 from tests.kubeflow import stub
@@ -67,13 +67,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=3)
     times = parser.parse_args().times
+    _machine.show()
     table = Table("way", "seconds per step", title=f"five steps that do nothing, best of {times}")
     for name, passage in (("local runner", on_the_local_runner), ("kfp.local", on_kfp_local)):
         seconds = []
         for _ in range(times):
             with tempfile.TemporaryDirectory() as made:
                 folder = stub.write(Path(made))
-                environment = {**os.environ, "PYTHONPATH": made, "STUB_WORKED": str(folder / "worked")}
+                environment = {**_laptop.environment(), "PYTHONPATH": made, "STUB_WORKED": str(folder / "worked")}
                 seconds.append(passage(folder, environment))
         table.add_row(name, f"{min(seconds) / len(pipeline.STEPS):.2f}")
     Console().print(table)

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import _machine
 from regraft.store import Store
 
 RECIPE = """\
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--format", choices=["parquet", "csv", "jsonl"], default="parquet")
     arguments = parser.parse_args()
+    _machine.show()
     table = Table("rows", "format", "CPU seconds", "seconds", "peak memory", "frozen", title="validate")
     for rows in arguments.rows:
         table.add_row(*measured(rows, arguments.format))
