@@ -147,15 +147,14 @@ def main() -> None:
         contenders.append(stack.enter_context(_contenders.fastapi(folder, folder / "model", classifier.max_length)))
         contenders.append(stack.enter_context(_contenders.mlflow(folder, classifier)))
         texts = texts_of(laptop, folder / "texts", 2000)
+        few = texts[: arguments.texts]
+        names = laptop.recipe.data.labels
+        scores = tasks.of(laptop.recipe.task).probabilities(classifier, few)
+        offline = {text: (names[int(row.argmax())], float(row.max())) for text, row in zip(few, scores, strict=True)}
+        Console(width=110).print(agreement(contenders, few, offline))  # first, so that all are warm
         compete(
             contenders, texts, folder, clients=arguments.clients, rounds=arguments.rounds, seconds=arguments.seconds
         )
-        texts = texts[: arguments.texts]
-        names = laptop.recipe.data.labels
-        scores = tasks.of(laptop.recipe.task).probabilities(classifier, texts)
-        offline = {text: (names[int(row.argmax())], float(row.max())) for text, row in zip(texts, scores, strict=True)}
-        console = Console(width=110)
-        console.print(agreement(contenders, texts, offline))
 
 
 def compete(
@@ -184,8 +183,7 @@ def compete(
                 *(f"{median(some, what) * 1000:.1f}" for what in ("p50", "p99", "cpu")),
                 *(f"{median(some, what) / median(reference, what):.2f}" for what in ("rate", "p99")),
             )
-    console = Console(width=110)
-    console.print(table)
+    Console(width=110).print(table)
     load = max(each.load for some in turns.values() for each in some)
     print(f"The clients themselves took at most {load * 1000:.2f} CPU ms a request, their start included.")
     print(*targets(turns, contenders[0].name), sep="\n", flush=True)
