@@ -10,7 +10,7 @@ import http.client
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from regraft.errors import RegraftError, Temporary
@@ -73,27 +73,34 @@ def _control(address: str, path: str, body: Mapping[str, Any] | None = None, *, 
         NotServed: it says no.
         Unreachable: nobody answers.
     """
-    connection = http.client.HTTPConnection(address.removeprefix("http://").rstrip("/"), timeout=CONNECT_SECONDS)
+    host = address.removeprefix("http://").rstrip("/")
     try:
-        connection.connect()
-        connection.sock.settimeout(seconds)
-        if body is None:
-            connection.request("GET", path)
-        else:
-            connection.request("POST", path, json.dumps(body), _headers())
-        answer = connection.getresponse()
-        said = answer.read()
-    except (OSError, EOFError, http.client.HTTPException) as error:
+        with closing(http.client.HTTPConnection(host, timeout=CONNECT_SECONDS)) as connection:
+            said, status = _exchange(connection, path, body, seconds)
+    except (OSError, EOFError, http.client.HTTPException, UnicodeError) as error:  # the last of names that cannot be
         raise _unreachable(address, error) from error
-    finally:
-        connection.close()
     try:
         document = json.loads(said) if said else None
     except ValueError:
-        document = {"error": said.decode(errors="replace")[:200]}
-    if answer.status != 200:
-        raise NotServed((document or {}).get("error", f"it answered {answer.status}"), where=address)
+        document = {"error": f"no answer of Triton: {said[:80].decode(errors='replace')}"}
+    if status != 200 or (isinstance(document, dict) and "error" in document):
+        reason = document.get("error") if isinstance(document, dict) else None
+        raise NotServed(reason or f"it answered {status}", where=address)
     return document
+
+
+def _exchange(
+    connection: http.client.HTTPConnection, path: str, body: Mapping[str, Any] | None, seconds: float
+) -> tuple[bytes, int]:
+    """One request and its answer, with its status. It may take longer than to connect does."""
+    connection.connect()
+    connection.sock.settimeout(seconds)
+    if body is None:
+        connection.request("GET", path)
+    else:
+        connection.request("POST", path, json.dumps(body), _headers())
+    answer = connection.getresponse()
+    return answer.read(), answer.status
 
 
 def _headers() -> dict[str, str]:
@@ -111,7 +118,7 @@ def reach(address: str) -> None:
 def index(address: str, name: str) -> dict[int, tuple[str, str]]:
     """State and reason of each version of a model that the replica knows, such as {2: ("READY", "")}."""
     try:
-        known = _control(address, "/v2/repository/index", {})
+        known = _control(address, "/v2/repository/index", {}) or []
     except NotServed as error:  # says nothing about any version
         raise Temporary(f"Triton is not well: {error.what}", where=address, next="repeat the command") from error
     return {
