@@ -185,7 +185,7 @@ def compete(
             )
     Console(width=110).print(table)
     load = max(each.load for some in turns.values() for each in some)
-    print(f"The clients themselves took at most {load * 1000:.2f} CPU ms a request, their start included.")
+    print(f"The clients themselves took at most {load * 1000:.2f} CPU ms a request.")
     print(*targets(turns, contenders[0].name), sep="\n", flush=True)
 
 
