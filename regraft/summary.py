@@ -24,7 +24,18 @@ MARKS = {
     "skipped": "[dim]-[/]",
     "not run": "[dim]·[/]",
 }
-COLOURS = {"promote": "green", "hold": "yellow", "reject": "red"}
+COLOURS = {
+    "served": "green",
+    "replaced": "yellow",
+    "waiting": "yellow",
+    "held": "yellow",
+    "refused": "yellow",
+    "unfinished": "yellow",
+    "rejected": "red",
+    "not served": "red",
+    "failed": "red",
+}
+"""Of the headline, by what became of the run."""
 
 
 def facts(declared: Recipe, store: Store, run: str, endpoints: dict[str, str]) -> dict[str, Any]:
@@ -42,11 +53,15 @@ def facts(declared: Recipe, store: Store, run: str, endpoints: dict[str, str]) -
     document["verdict"] = _output(store, promoted, "verdict.json") or _output(store, evaluated, "verdict.json")
     document["data"] = validated.metrics if (validated := manifests.get("validate")) else None
     document["registered"] = promoted.metrics.get("version") if promoted else None
+    deployed = manifests.get("deploy")
+    document["deployed"] = deployed.measured if deployed and not deployed.refused else None
     head = Ledger(store).head()
     document["champion"] = json.loads(head.model_dump_json()) if head else None
     triton = next(iter(endpoints.get("REGRAFT_TRITON_URLS", "").split(",")), "")
     document["serving"] = serving(triton, declared.name) if triton else None
     document["prediction"] = prediction(triton, declared, store, head.model) if triton and head else None
+    model = trained.identity if (trained := manifests.get("finetune")) else None
+    document["outcome"] = outcome(document, model)
     document["open"] = {
         "MLflow": _mlflow_page(endpoints.get("MLFLOW_TRACKING_URI"), declared.name, manifests.get("finetune")),
         "MLflow model": _registry_page(endpoints.get("MLFLOW_TRACKING_URI"), declared.name, document["registered"]),
@@ -55,6 +70,42 @@ def facts(declared: Recipe, store: Store, run: str, endpoints: dict[str, str]) -
         "Triton": f"http://{triton}/v2/models/{declared.name}" if triton else None,
     }
     return document
+
+
+def outcome(document: dict[str, Any], model: str | None) -> dict[str, str]:
+    """What happened in the end: `state`, a key of `COLOURS`, and `sentence`, the summary's headline.
+
+    Args:
+        document: the other facts of the run.
+        model: identity of the model that the run trained.
+    """
+    verdict, stopped, champion, serving = (document[key] for key in ("verdict", "stopped", "champion", "serving"))
+    words = {"hold": ("held", "Held"), "reject": ("rejected", "Rejected")}
+    if stopped is None and any(step["state"] != "done" for step in document["steps"]):
+        step = next(step["step"] for step in document["steps"] if step["state"] != "done")
+        return {"state": "unfinished", "sentence": f"Not finished: {step} has not run"}
+    if stopped is None:
+        ready = [s["version"] for s in serving or [] if s["state"] == "READY"]
+        if not champion or champion["model"] != model:
+            now = f"version {champion['version']} is champion" if champion else "there is no champion"
+            return {"state": "replaced", "sentence": f"Promoted and served, but by now {now}"}
+        if serving is not None and champion["version"] not in ready:
+            reason = f"Triton does not serve version {champion['version']} now; next: regraft doctor --repair"
+            return {"state": "not served", "sentence": f"Promoted, not served: {reason}"}
+        cached = "; all of it was there already" if all(step["cached"] for step in document["steps"]) else ""
+        return {"state": "served", "sentence": f"Promoted and served: version {champion['version']}{cached}"}
+    reason = " ".join((stopped["reason"] or "no reason was left behind").split())
+    if stopped["step"] == "deploy":
+        return {"state": "not served", "sentence": f"Promoted, not served: {reason}"}
+    if stopped["state"] == "failed":
+        return {"state": "failed", "sentence": f"Failed in {stopped['step']}: {reason}"}
+    if verdict and verdict["verdict"] in words:
+        state, word = words[verdict["verdict"]]
+        prefix = f"{verdict['verdict'].capitalize()}: "
+        return {"state": state, "sentence": f"{word}: {reason.removeprefix(prefix)}"}
+    if stopped["step"] == "promote":
+        return {"state": "waiting", "sentence": f"Not promoted yet: {reason}"}
+    return {"state": "refused", "sentence": f"Refused by {stopped['step']}: {reason}"}
 
 
 def steps(store: Store, run: str) -> list[dict[str, Any]]:
@@ -162,19 +213,19 @@ def _verdict(document: dict[str, Any]) -> RenderableType:
     from rich.markup import escape
     from rich.text import Text
 
-    verdict, stopped = document["verdict"], document["stopped"]
-    lines = []
+    verdict, ended = document["verdict"], document["outcome"]
+    first, _, rest = ended["sentence"].partition(": ")
+    colour = f"bold {COLOURS[ended['state']]}"
+    lines = [f"[{colour}]{escape(first)}[/]" + (f": {escape(rest)}" if rest else "")]
+    for warning in (document["deployed"] or {}).get("warnings", []):
+        lines.append(f"[yellow]![/] {escape(warning)}")
     if verdict:
-        colour = COLOURS.get(verdict["verdict"], "white")
-        lines.append(f"[bold {colour}]{verdict['verdict'].upper()}[/]  {escape(verdict['sentence'])}")
+        if verdict["verdict"] == "promote":  # else the headline has it
+            lines.append(escape(verdict["sentence"]))
         for gate in verdict.get("gates", []):
             mark = "[green]✔[/]" if gate["passed"] else "[red]✘[/]"
             lines.append(f"  {mark} {escape(gate.get('sentence') or gate['name'])}")
-    if stopped and not (verdict and stopped["step"] == "evaluate"):
-        colour = "yellow" if stopped["state"] == "refused" else "red"
-        reason = (stopped["reason"] or "").removeprefix(verdict["sentence"] if verdict else "").strip()
-        lines.append(f"[bold {colour}]{stopped['step']} {stopped['state']}[/]  {escape(reason)}")
-    return Text.from_markup("\n".join(lines) or "[dim]no verdict yet[/]")
+    return Text.from_markup("\n".join(lines))
 
 
 def _metrics(document: dict[str, Any]) -> RenderableType | None:
@@ -226,6 +277,8 @@ def _now(document: dict[str, Any]) -> RenderableType:
     if document["serving"] is not None:
         states = ", ".join(f"version {s['version']} {s['state']}" for s in document["serving"])
         lines.append(f"Triton      {states or 'serves no version of it'}")
+    if precision := (document["deployed"] or {}).get("precision"):
+        lines.append(f"served as   {escape(str(precision))}")
     said = document["prediction"]
     if said:
         chance = said["probabilities"][said["label"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -70,7 +71,25 @@ def recipe_file(
 
 
 def promote(store: Store, recipe: Recipe, scratch: Path, version: int) -> Entry:
-    """Makes version N champion: its own random adapter and head, published as finetune does, then a ledger entry."""
+    """Makes version N champion: a trained model as of `trained`, then a ledger entry."""
+    model, ledger = trained(store, recipe, scratch, version), Ledger(store)
+    return ledger.append(
+        ledger.head(), kind="promote", version=version, model=model, run=RUN, evaluation="e" * 64, reason="test"
+    )
+
+
+def hand_over(store: Store, recipe: Recipe, scratch: Path, version: int) -> None:
+    """Leaves version N for deploy to make the first champion, as promote does where there is none."""
+    model = trained(store, recipe, scratch, version)
+    (scratch / "promote").mkdir(exist_ok=True)
+    metrics = {"version": version, "champion": None, "reason": "test"}
+    inputs = {"model": model, "evaluation": "e" * 64}
+    publish(store, "promote", f"promoted-{version}", scratch / "promote", inputs=inputs, metrics=metrics)
+    point(store, "promote", f"promoted-{version}")
+
+
+def trained(store: Store, recipe: Recipe, scratch: Path, version: int) -> str:
+    """Identity of version N's finetune: its own random adapter and head, published as finetune does."""
     scratch = scratch / f"promote-{version}"
     model = sha256(f"model {version}")
     if store.manifest(f"finetune/{model}") is None:
@@ -92,16 +111,25 @@ def promote(store: Store, recipe: Recipe, scratch: Path, version: int) -> Entry:
         pq.write_table(pa.table(rows), out / "holdout.parquet")
         publish(store, "validate", "holdout", out)
         point(store, "validate", "holdout")
-    ledger = Ledger(store)
-    return ledger.append(
-        ledger.head(), kind="promote", version=version, model=model, run=RUN, evaluation="e" * 64, reason="test"
-    )
+    return model
 
 
-def publish(store: Store, step: str, identity: str, folder: Path) -> None:
+def publish(
+    store: Store,
+    step: str,
+    identity: str,
+    folder: Path,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    metrics: Mapping[str, object] | None = None,
+) -> None:
     """A step's result in the store."""
-    manifest = {"step": step, "identity": identity, "document": {"inputs": {}}, "created_at": datetime.now(UTC)}
-    store.publish(f"{step}/{identity}", folder, manifest)
+    about = {
+        "document": {"inputs": dict(inputs or {})},
+        "metrics": dict(metrics or {}),
+        "created_at": datetime.now(UTC),
+    }
+    store.publish(f"{step}/{identity}", folder, {"step": step, "identity": identity, **about})
 
 
 def point(store: Store, step: str, identity: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft import pipeline
-from regraft.ledger import Ledger
+from regraft.ledger import Entry, Ledger
 from regraft.store import Manifest, Store
 from tests import champions
 
@@ -113,6 +113,13 @@ class Tiny:
         for step in steps:
             code, output = self.step(step, run=run, **environment)
             assert code == 0, f"{step} ended with {code}:\n{output}"
+
+    def served(self, run: str = RUN) -> Entry:
+        """Writes the entry of a first champion that promote has handed over, as deploy does once it serves."""
+        promoted = self.result("promote", run)
+        about = {"model": promoted.inputs["model"], "run": run, "evaluation": promoted.inputs["evaluation"]}
+        version, reason = promoted.metrics["version"], promoted.metrics["reason"]
+        return self.ledger.append(None, kind="promote", version=version, reason=reason, **about)
 
     def pointer(self, step: str, run: str = RUN) -> dict[str, Any]:
         return dict(self.store.read_json(f"runs/{run}/{step}.json"))

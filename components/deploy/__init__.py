@@ -1,8 +1,9 @@
-"""deploy: makes Triton serve the ledger's head, without losing a request."""
+"""deploy: makes Triton serve the ledger's head, without losing a request; a first champion becomes it by serving."""
 
 from __future__ import annotations
 
 from components.deploy import rollout
+from regraft.ledger import Entry
 from regraft.step import Context, Outcome
 from regraft.store import Manifest
 
@@ -10,29 +11,28 @@ from regraft.store import Manifest
 def inputs(context: Context) -> dict[str, str]:
     """The champion. Its finetune identity covers the base model; where it is served is no part of the result."""
     rollout.target(context.recipe)
-    context.result("promote")
-    entry = rollout.promoted(context.store)
+    entry = _due(context)
     return {"model": entry.model, "version": str(entry.version)}
 
 
+def _due(context: Context) -> Entry:
+    return rollout.due(context.store, context.result("promote"), context.run)
+
+
 def verify(context: Context, manifest: Manifest) -> bool:
-    """Whether every replica serves what the ledger says; a champion that was refused is tried again."""
-    if rollout.promoted(context.store).kind == "withdraw":
-        return manifest.refused is not None
-    if manifest.refused:
+    """Whether every replica serves what the ledger says; what was refused is tried again."""
+    entry = _due(context)
+    if manifest.refused or rollout.waits(context.store, entry):
         return False
-    head = rollout.champion(context.store)
-    return not rollout.differences(context.store, rollout.target(context.recipe), head)
+    return not rollout.differences(context.store, rollout.target(context.recipe), entry)
 
 
 def work(context: Context) -> Outcome:
     """Builds the champion's version directory and rolls it out."""
+    from components.deploy import alias
     from components.deploy.deployment import deploy
 
-    entry = rollout.promoted(context.store)
-    if entry.kind == "withdraw":
-        again = f"regraft promote {context.recipe.name} --version {entry.version} tries it again"
-        return Outcome(metrics={"version": entry.version}, refused=f"{entry.reason}; {again}")
+    entry = _due(context)
     done = deploy(
         recipe=context.recipe,
         store=context.store,
@@ -42,4 +42,5 @@ def work(context: Context) -> Outcome:
         any_settings=False,
         progress=context.progress,
     )
+    alias.follow(context.recipe.name, context.ledger)
     return Outcome(metrics={"version": done.entry.version}, measured=done.measured, refused=done.refused)

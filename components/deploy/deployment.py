@@ -47,12 +47,13 @@ def deploy(
     """Makes Triton serve a champion, or puts the one before it back and says why.
 
     Args:
-        entry: the ledger's head.
+        entry: the ledger's head, or what becomes it by serving (`rollout.due`).
         out: where the files of the version directory are left for the store; None: nowhere.
         any_settings: a directory of this model that the repository holds is good, whatever recipe or code built it;
             so a rollback takes no longer than a load.
     """
     place = rollout.target(recipe)
+    waits = rollout.waits(store, entry)
 
     @cache
     def classifier() -> Any:
@@ -81,12 +82,16 @@ def deploy(
         )
     except NotServed as error:
         reason = " ".join(error.what.split())[:500]
-        rollback = rollout.take_back(store, entry, place.repository.served(), reason)
-        if rollback and rollback.kind == "withdraw":
+        served = place.repository.served()
+        rollback = None if waits else rollout.take_back(store, entry, served, reason)
+        if waits:
+            before = f"version {served[-1]} never stopped serving" if served else "nothing is served"
+            state = f"it did not become champion, and {before}; repeat the run when it is mended: it is tried again"
+        elif rollback and rollback.kind == "withdraw":
             state = "it was the first, so it is withdrawn: there is no champion and nothing is served"
         elif rollback:
             state = f"version {rollback.version} never stopped serving and is champion again"
-        elif place.repository.served():
+        elif served:
             state = f"version {entry.version} serves on as it was built before"
         else:
             state = f"nothing is served, and the ledger still names it: regraft rollback {recipe.name} goes back"

@@ -1,7 +1,8 @@
 """Says where Triton differs from the ledger, and with --repair makes it follow. For doctor, rollback and promote.
 
 Prints one JSON object: `champion` (version), `differences` (sentences), `repaired`, `refused`. Exit code 0: Triton
-agrees, or does now; 10: it differs.
+agrees, or does now; 10: it differs. With REGRAFT_FIRST, an entry as JSON, a repair makes that the first champion, if it
+serves.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.deploy import rollout
 from regraft.errors import RegraftError
@@ -17,18 +19,25 @@ from regraft.recipe import Recipe
 from regraft.step import follow_main
 from regraft.store import Store
 
+if TYPE_CHECKING:
+    from regraft.ledger import Entry
+
 # How often the champion may change under our hands before we leave it to whoever changes it.
 ATTEMPTS = 3
 
 
 def follow(recipe: Recipe, store: Store, *, repair: bool) -> dict[str, object]:
     """Compares and, if asked, mends. See the module for the keys of the result."""
-    from regraft.ledger import Ledger
+    from regraft.ledger import Entry, Ledger
 
-    head = Ledger(store).head()
+    place, head = rollout.target(recipe), Ledger(store).head()
+    if head is None and repair and (first := os.environ.get("REGRAFT_FIRST")):
+        return _first(recipe, store, Entry.model_validate_json(first))
     if head is None:
-        return {"champion": None, "differences": [], "repaired": False, "refused": None}
-    place = rollout.target(recipe)
+        found = rollout.left_over(store, place)
+        if found and repair:
+            rollout.clear(store, place)
+        return {"champion": None, "differences": found, "repaired": bool(found) and repair, "refused": None}
     found = rollout.differences(store, place, head)
     refused = None
     if found and repair:
@@ -40,8 +49,6 @@ def follow(recipe: Recipe, store: Store, *, repair: bool) -> dict[str, object]:
 def _repair(recipe: Recipe, store: Store) -> str | None:
     from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
-    from components.deploy.deployment import deploy
-
     before = rollout.champion(store).sequence
 
     def moved(error: BaseException) -> bool:
@@ -50,20 +57,33 @@ def _repair(recipe: Recipe, store: Store) -> str | None:
         return isinstance(error, RegraftError) and before != earlier
 
     for attempt in Retrying(retry=retry_if_exception(moved), stop=stop_after_attempt(ATTEMPTS), reraise=True):
-        with (
-            attempt,
-            tempfile.TemporaryDirectory(prefix="regraft-deploy-", dir=os.environ.get("REGRAFT_SCRATCH")) as own,
-        ):
-            return deploy(
-                recipe=recipe,
-                store=store,
-                entry=rollout.champion(store),
-                scratch=Path(own),
-                out=None,
-                any_settings=True,
-                progress=lambda done, text: print(f"progress {done:.3f} {text}", file=sys.stderr, flush=True),
-            ).refused
+        with attempt:
+            return _deployed(recipe, store, rollout.champion(store))
     raise AssertionError("tenacity returns or raises")
+
+
+def _first(recipe: Recipe, store: Store, entry: Entry) -> dict[str, object]:
+    """Rolls out what becomes the first champion by it; refused, there is none."""
+    refused = _deployed(recipe, store, entry)
+    if refused:
+        return {"champion": None, "differences": [refused], "repaired": False, "refused": refused}
+    return {"champion": entry.version, "differences": [], "repaired": True, "refused": None}
+
+
+def _deployed(recipe: Recipe, store: Store, entry: Entry) -> str | None:
+    """Rolls an entry out; gives why it was refused."""
+    from components.deploy.deployment import deploy
+
+    with tempfile.TemporaryDirectory(prefix="regraft-deploy-", dir=os.environ.get("REGRAFT_SCRATCH")) as own:
+        return deploy(
+            recipe=recipe,
+            store=store,
+            entry=entry,
+            scratch=Path(own),
+            out=None,
+            any_settings=True,
+            progress=lambda done, text: print(f"progress {done:.3f} {text}", file=sys.stderr, flush=True),
+        ).refused
 
 
 def _answered(recipe: Recipe, store: Store, repair: bool) -> tuple[dict[str, object], bool]:

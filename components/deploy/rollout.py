@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from components.deploy.golden import Golden
 from components.deploy.replica import NotServed
 from components.deploy.replicas import Replicas
 from components.deploy.repository import Repository
-from regraft.errors import BadInput, NotFound, RegraftError, Temporary
-from regraft.ledger import Entry, Ledger
+from regraft.errors import BadInput, NotFound, Refused, RegraftError, Temporary
+from regraft.ledger import Entry, Ledger, Moved, whoami
 from regraft.recipe import Recipe
-from regraft.store import Store
+from regraft.store import Manifest, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +50,47 @@ def champion(store: Store) -> Entry:
     return head
 
 
-def promoted(store: Store) -> Entry:
-    """The ledger's newest entry: the champion, or its withdrawal. Raises NotFound before the first promotion."""
-    return Ledger(store).newest() or champion(store)
+def due(store: Store, promoted: Manifest, run: str) -> Entry:
+    """What a run has to roll out: the ledger's head, or the challenger that becomes it once it serves.
+
+    That is a challenger which there was no champion to compare with; or one that deploy took back before, and nothing
+    has happened since: then it is tried again, since the recipe or the machine may have been mended. Such an entry is
+    not in the ledger yet (`waits`), which has one only of what served.
+
+    Args:
+        promoted: the run's result of promote.
+
+    Raises:
+        Refused: another model became the first champion meanwhile, which the challenger was never compared with.
+        NotFound: there is no champion, and this run has none to offer.
+    """
+    ledger, model = Ledger(store), promoted.inputs.get("model", "")
+    head, newest, known, opponent = ledger.head(), ledger.newest(), ledger.champion(model), ledger.opponent(model)
+    about = {"model": model, "run": run, "evaluation": promoted.inputs.get("evaluation", "")}
+    reason = promoted.metrics.get("reason")
+    if head is None and known is None and "version" in promoted.metrics:
+        version, reason = promoted.metrics["version"], reason or f"promoted by run {run}"
+    elif head and known and head.refused == known.version and opponent and opponent.model == head.model:
+        version, reason = known.version, f"{known.reason} Its rollout was refused before, and tried again."
+    elif head and known is None and reason:
+        raise Refused(
+            f"version {head.version} became champion before version {promoted.metrics['version']} was served",
+            where=store.where("ledger"),
+            state="nothing was changed",
+            next=f"regraft run RECIPE --run {run}  (compares it with the new champion)",
+        )
+    else:
+        return champion(store)
+    sequence = newest.sequence + 1 if newest else 1
+    return Entry(
+        sequence=sequence, kind="promote", version=version, reason=reason, who=whoami(), at=datetime.now(UTC), **about
+    )
+
+
+def waits(store: Store, entry: Entry) -> bool:
+    """Whether an entry is one that deploy has yet to write."""
+    newest = Ledger(store).newest()
+    return entry.sequence > (newest.sequence if newest else 0)
 
 
 def wanted(store: Store, repository: Repository, head: Entry) -> list[int]:
@@ -88,6 +127,22 @@ def differences(store: Store, place: Target, head: Entry) -> list[str]:
     return found
 
 
+def left_over(store: Store, place: Target) -> list[str]:
+    """What Triton serves of this store though its ledger names no champion: a deploy died before it wrote the entry."""
+    models = [(v, (place.repository.serving(v) or {}).get("model")) for v in place.repository.served()]
+    ours = [version for version, model in models if model and store.manifest(f"finetune/{model}")]
+    again = "regraft run RECIPE goes on with its rollout"
+    return [f"Triton serves version {version}, which is not champion; {again}" for version in ours]
+
+
+def clear(store: Store, place: Target) -> None:
+    """Takes away what is left over, unless somebody became champion meanwhile."""
+    with place.repository.lock():
+        if Ledger(store).head() is None and left_over(store, place):
+            for version in place.repository.served():
+                _restore(place, version, None, [], existed=False, replaced=None)
+
+
 def roll_out(
     *,
     recipe: Recipe,
@@ -105,7 +160,7 @@ def roll_out(
     model: the next one is tried, with a warning.
 
     Args:
-        entry: the ledger's head.
+        entry: the ledger's head, or what is to become it (`due`): its entry is written when every replica serves it.
         build: gives the version directory for a precision, in a private place; None: the one in the repository is
             good, which has had its trial.
 
@@ -164,6 +219,8 @@ def _serve(
         repository.clean()
         before, served = repository.config(), repository.served()
         existed = repository.serving(entry.version) is not None
+        if served == [entry.version] and waits(store, entry):  # left by a deploy that died before it wrote the entry
+            before, served, existed = None, [], False
         replaced = None
         try:
             progress(0.7, "publish")
@@ -171,7 +228,7 @@ def _serve(
                 replaced = repository.publish(built, entry.version)
             repository.configure(export.config(recipe, [*{*served, entry.version}]))
             replicas.each(place.replicas, serve)
-            _still_head(store, entry)
+            entry = _written(store, entry)
         except BaseException:
             _restore(place, entry.version, before, served, existed=existed, replaced=replaced)
             raise
@@ -197,11 +254,29 @@ def _retire(address: str, name: str, versions: list[int]) -> None:
         ) from error
 
 
+def _written(store: Store, entry: Entry) -> Entry:
+    """The entry as it stands in the ledger, written now if it waited. Raises Temporary if another was first."""
+    _still_head(store, entry)
+    if not waits(store, entry):
+        return entry
+    ledger = Ledger(store)
+    try:
+        return ledger.again(ledger.head(), entry, kind=entry.kind, reason=entry.reason)
+    except Moved:
+        _still_head(store, entry)
+        raise
+
+
 def _still_head(store: Store, entry: Entry) -> None:
-    head = champion(store)
-    if head.sequence != entry.sequence:
+    """Raises Temporary if the ledger has gone on since the entry was its head, or was to become it."""
+    newest = Ledger(store).newest()
+    if (
+        newest
+        and newest.sequence >= entry.sequence
+        and (newest.sequence, newest.model) != (entry.sequence, entry.model)
+    ):
         raise Temporary(
-            f"the champion changed from version {entry.version} to {head.version} during the rollout",
+            f"the champion changed from version {entry.version} to {newest.version} during the rollout",
             where=store.where("ledger"),
             next="repeat the command: it deploys the new champion",
         )
@@ -258,7 +333,7 @@ def take_back(store: Store, entry: Entry, served: list[int], reason: str) -> Ent
     for version in sorted(served, reverse=True):
         earlier = ledger.version(version)
         if version != entry.version and earlier is not None:
-            return ledger.again(entry, earlier, kind="rollback", reason=reason)
+            return ledger.again(entry, earlier, kind="rollback", reason=reason, refused=entry.version)
     if served or ledger.previous() is not None:
         return None
     none = f"{reason}; no earlier champion can serve, so there is none"

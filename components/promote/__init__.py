@@ -1,4 +1,7 @@
-"""Registers the challenger in MLflow and makes it champion in the ledger, if it still beats whoever is champion now."""
+"""Registers the challenger in MLflow and makes it champion in the ledger, if it still beats whoever is champion now.
+
+Where there is no champion, it only registers: deploy writes the first champion's entry, once the model serves.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,11 @@ def inputs(context: Context) -> dict[str, str]:
 
 
 def verify(context: Context, manifest: Manifest) -> bool:
-    """Whether a refusal still holds: not once the model is in the ledger, nor against another champion than now."""
-    if manifest.refused is None:
-        return True
-    head = context.ledger.head()
-    return _entry_of(context, context.inputs["model"]) is None and manifest.metrics["champion"] == _model(head)
+    """Whether it still holds: what is in the ledger does, anything else only against the champion that is one now."""
+    entry = context.ledger.champion(context.inputs["model"])
+    if entry is not None:
+        return manifest.refused is None
+    return "champion" in manifest.metrics and manifest.metrics["champion"] == _model(context.ledger.head())
 
 
 def work(context: Context) -> Outcome:
@@ -47,7 +50,8 @@ def _promoted(context: Context, client: Any) -> Outcome:
     verdict, again = _verdict(context), ""
     version: int | None = None
     while True:
-        if entry := _entry_of(context, model.identity):
+        # while its entry stands, a repeated run changes nothing: a rollback holds
+        if entry := context.ledger.champion(model.identity):
             follow.repair(client, context.ledger, recipe.name)
             return Outcome(metrics={"version": entry.version, "sequence": entry.sequence})
         head = context.ledger.head()
@@ -67,6 +71,8 @@ def _promoted(context: Context, client: Any) -> Outcome:
         if recipe.promotion == "approval":
             sentence = f"waiting for approval: regraft promote {recipe.name} --version {version}"
             return Outcome(metrics={**champion, "version": version}, refused=sentence)
+        if head is None:
+            return Outcome(metrics={**champion, "version": version, "reason": verdict.sentence + again})
         try:
             context.ledger.append(
                 head,
@@ -79,11 +85,6 @@ def _promoted(context: Context, client: Any) -> Outcome:
             )
         except Moved:
             continue  # the loop reads the ledger again
-
-
-def _entry_of(context: Context, model: str) -> Entry | None:
-    """The first ledger entry of a model. While it stands, a repeated run changes nothing: a rollback holds."""
-    return next((entry for entry in context.ledger.entries() if entry.model == model), None)
 
 
 def _verdict(context: Context) -> Verdict:

@@ -74,8 +74,10 @@ def promote(
     reason: Reason = None,
     as_json: Json = False,
 ) -> None:
-    """Makes a registered version champion: one that waits for approval, or an earlier champion (a roll-forward)."""
-    from regraft.ledger import Ledger
+    """Makes a registered version champion: one that waits, for approval or to be served, or an earlier champion."""
+    from datetime import UTC, datetime
+
+    from regraft.ledger import Entry, Ledger, whoami
 
     found = store_of(store, name)
     ledger = Ledger(found)
@@ -89,26 +91,33 @@ def promote(
         model, run, evaluation = earlier.model, earlier.run, earlier.evaluation
     else:
         model, run, evaluation = _waiting(found, name, version, head)
-    entry = ledger.append(
-        head,
-        kind="promote",
-        version=version,
-        model=model,
-        run=run,
-        evaluation=evaluation,
-        reason=reason or ("promoted again by hand" if earlier else "approved by hand"),
-    )
+    about: dict[str, Any] = {"model": model, "run": run, "evaluation": evaluation}
+    reason = reason or ("promoted again by hand" if earlier else "approved by hand")
+    if head is None:
+        newest = ledger.newest()
+        first = Entry(
+            sequence=newest.sequence + 1 if newest else 1,
+            kind="promote",
+            version=version,
+            reason=reason,
+            who=whoami(),
+            at=datetime.now(UTC),
+            **about,
+        )
+        _followed(found, first, as_json=as_json, first=True)
+        return
+    entry = ledger.append(head, kind="promote", version=version, reason=reason, **about)
     _followed(found, entry, as_json=as_json)
 
 
 def _waiting(store: Store, name: str, version: int, head: Entry | None) -> tuple[str, str, str]:
-    """Model, run and evaluation of a version that waits for approval. Raises BadInput, Refused."""
+    """Model, run and evaluation of a version that waits for approval or to be served. Raises BadInput, Refused."""
     from regraft.errors import BadInput, Refused
 
     manifest = _registration(store, version)
     if manifest is None:
         raise BadInput(
-            f"no version {version} of {name} was champion or waits for approval",
+            f"no version {version} of {name} was champion, or waits for approval or to be served",
             where=store.where("promote"),
             next=f"regraft history {name}",
         )
@@ -125,38 +134,66 @@ def _waiting(store: Store, name: str, version: int, head: Entry | None) -> tuple
 
 
 def _registration(store: Store, version: int) -> Manifest | None:
-    """The result of the promote step that registered a version and left it waiting for approval."""
+    """The result of the promote step that registered a version and left it waiting: for approval, or to be served."""
     found = (store.manifest(f"promote/{identity}") for identity in store.names("promote"))
-    waiting = (m for m in found if m and m.metrics.get("version") == version and "approval" in (m.refused or ""))
+    waiting = (
+        m for m in found if m and m.metrics.get("version") == version and (m.refused is None or "approval" in m.refused)
+    )
     return max(waiting, key=lambda m: m.created_at, default=None)
 
 
-def _followed(store: Store, entry: Entry, *, as_json: bool) -> None:
-    """Makes MLflow and Triton follow the ledger, and says so."""
-    from regraft.errors import Temporary
+def _followed(store: Store, entry: Entry, *, as_json: bool, first: bool = False) -> None:
+    """Makes MLflow and Triton follow the ledger, and says so.
+
+    Args:
+        first: the entry is not in the ledger yet: deploy writes it once the version serves.
+
+    Raises:
+        Refused: deploy refused the version.
+        Temporary: a server did not follow.
+    """
+    from rich.markup import escape
+
+    from regraft.errors import Refused, Temporary
+    from regraft.ledger import Ledger
 
     with console(stderr=True).status("MLflow and Triton follow the ledger"):
-        answers = follow(store, entry.run, repair=True)
+        answers = follow(store, entry.run, repair=True, first=entry if first else None)
+    head = Ledger(store).head()
+    refused = answers["Triton"]["refused"]
     document = {"entry": json.loads(entry.model_dump_json()), "follow": answers}
-    text = [f"[green]✔[/] {entry.kind}: version {entry.version} of {store.recipe} is champion, entry {entry.sequence}"]
+    document["champion"] = json.loads(head.model_dump_json()) if head else None
+    text = []
+    if head and head.version == entry.version:
+        text.append(
+            f"[green]✔[/] {entry.kind}: version {head.version} of {store.recipe} is champion, entry {head.sequence}"
+        )
     for server, answer in answers.items():
         mark = "[green]✔[/]" if answer["agrees"] else "[red]✘[/]"
-        text.append(f"{mark} {server} {'agrees' if answer['agrees'] else answer['error']}")
+        text.append(f"{mark} {server} {'agrees' if answer['agrees'] else escape(answer['error'])}")
     show(document, "\n".join(text), as_json=as_json)
+    champion = f"version {head.version} is champion in the ledger" if head else "there is no champion"
+    if refused:
+        raise Refused(
+            f"deploy refused version {entry.version}: {refused}",
+            state=champion,
+            next=f"mend the recipe, and regraft run RECIPE --run {entry.run}  (tries it again)",
+        )
     behind = [server for server, answer in answers.items() if not answer["agrees"]]
     if behind:
         raise Temporary(
             f"{' and '.join(behind)} did not follow",
-            state=f"version {entry.version} is champion in the ledger, which is what counts",
-            next="regraft doctor --repair",
+            state=f"{champion}, which is what counts",
+            next=f"regraft promote {store.recipe} --version {entry.version}" if first else "regraft doctor --repair",
         )
 
 
-def follow(store: Store, run: str, *, repair: bool) -> dict[str, dict[str, Any]]:
-    """What MLflow and Triton say of the ledger: `agrees`, `differences`, `error`, each from its own component.
+def follow(store: Store, run: str, *, repair: bool, first: Entry | None = None) -> dict[str, dict[str, Any]]:
+    """What MLflow and Triton say of the ledger: `agrees`, `differences`, `refused`, `error`, each of its component.
 
     Args:
         run: whose recipe to read.
+        first: what becomes the first champion by a repair, if it serves.
     """
     import os
 
@@ -164,6 +201,7 @@ def follow(store: Store, run: str, *, repair: bool) -> dict[str, dict[str, Any]]
     from regraft.errors import Exit
 
     environment = {**os.environ, **stack.environment()}
+    environment |= {"REGRAFT_FIRST": first.model_dump_json()} if first else {}
     answers = {}
     with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
         recipe = Path(folder) / "recipe.yaml"
@@ -178,6 +216,7 @@ def follow(store: Store, run: str, *, repair: bool) -> dict[str, dict[str, Any]]
             answers[server] = {
                 "agrees": done.returncode == Exit.DONE,
                 "differences": said.get("differences", []),
+                "refused": said.get("refused"),
                 "error": None if done.returncode == Exit.DONE else error,
             }
     return answers
@@ -212,36 +251,47 @@ def doctor(
         raise typer.Exit(int(Exit.BAD_INPUT))
 
 
+def _check(name: str, healthy: bool, says: str) -> dict[str, Any]:
+    return {"check": name, "healthy": healthy, "says": says}
+
+
 def _examine(store: Store, *, repair: bool) -> list[dict[str, Any]]:
     """The checks of one recipe, each `check`, `healthy` and `says`."""
     from regraft.errors import RegraftError
     from regraft.ledger import Ledger
 
-    def check(name: str, healthy: bool, says: str) -> dict[str, Any]:
-        return {"check": name, "healthy": healthy, "says": says}
-
     try:
         entries = Ledger(store).entries()
     except RegraftError as error:
-        return [check("ledger", False, str(error))]
+        return [_check("ledger", False, str(error))]
     if not entries:
-        return [check("ledger", True, "no champion yet")]
+        found = [_check("ledger", True, "no champion yet")]
+        begun = [run for run in store.names("runs") if store.exists(f"runs/{run}/promote.json")]
+        return found if not begun else [*found, *_servers(store, begun[-1], repair=repair)]
     newest = entries[-1]
     champion = "was withdrawn: there is no champion" if newest.kind == "withdraw" else "is champion"
-    found = [check("ledger", True, f"whole: {len(entries)} entries, version {newest.version} {champion}")]
+    found = [_check("ledger", True, f"whole: {len(entries)} entries, version {newest.version} {champion}")]
     lost = [
         f"{step}/{identity[:12]} of version {entry.version}"
         for entry in entries
         for step, identity in (("finetune", entry.model), ("evaluate", entry.evaluation))
         if store.manifest(f"{step}/{identity}") is None
     ]
-    found.append(check("store", not lost, f"lacks {', '.join(lost)}" if lost else "has the model of every entry"))
+    found.append(_check("store", not lost, f"lacks {', '.join(lost)}" if lost else "has the model of every entry"))
+    return [*found, *_servers(store, newest.run, repair=repair)]
+
+
+def _servers(store: Store, run: str, *, repair: bool) -> list[dict[str, Any]]:
+    """The checks of MLflow and Triton."""
+    from regraft.errors import RegraftError
+
     try:
-        answers = follow(store, newest.run, repair=repair)
+        answers = follow(store, run, repair=repair)
     except RegraftError as error:
-        return [*found, check("servers", False, str(error))]
+        return [_check("servers", False, str(error))]
+    found = []
     for server, answer in answers.items():
         mended = "; mended: " + "; ".join(answer["differences"]) if repair and answer["differences"] else ""
         says = f"agrees with the ledger{mended}" if answer["agrees"] else answer["error"]
-        found.append(check(server, answer["agrees"], says))
+        found.append(_check(server, answer["agrees"], says))
     return found

@@ -40,7 +40,6 @@ def run(
     """Runs a recipe through its five steps on this machine. What is there already is not done again."""
     from regraft import pipeline, stack, summary
     from regraft import recipe as recipes
-    from regraft.cli.champions import follow
     from regraft.cli.watching import watching
     from regraft.runners import local
     from regraft.store import Store
@@ -67,10 +66,7 @@ def run(
     last = ended[-1]
     if last.state == "failed":
         raise local.failure(last, command=again)
-    found = Store(store, declared.name)
-    if last.step == "deploy" and last.state == "refused":
-        follow(found, chosen, repair=True)  # the ledger went back to the champion before; MLflow's alias goes along
-    document = summary.facts(declared, found, chosen, endpoints)
+    document = summary.facts(declared, Store(store, declared.name), chosen, endpoints)
     show(document, summary.render(document), as_json=as_json)
     raise typer.Exit(last.exit)
 

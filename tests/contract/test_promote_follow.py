@@ -53,6 +53,8 @@ def test_a_champion_that_was_withdrawn_loses_its_alias_and_the_next_challenger_m
     assert followed(tiny, "--repair")[0] == Exit.DONE
     assert aliases(client) == {}
     assert promote(LATER) == Exit.DONE
+    tiny.served(LATER)
+    assert followed(tiny, "--repair")[0] == Exit.DONE
     assert [(entry.kind, entry.version) for entry in tiny.ledger.entries()] == [
         ("promote", 1),
         ("withdraw", 1),

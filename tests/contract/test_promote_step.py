@@ -100,28 +100,28 @@ def roll_back(tiny: Tiny) -> Entry:
 
 
 @pytest.mark.slow
-def test_the_first_model_is_registered_proven_and_champion(tiny: Tiny, client: Any) -> None:
+def test_the_first_model_is_registered_proven_and_handed_over_to_deploy(tiny: Tiny, client: Any) -> None:
     import mlflow
 
     tiny.through("promote")
-    (entry,) = tiny.ledger.entries()
-    assert (entry.sequence, entry.version, entry.kind) == (1, 1, "promote")
-    assert aliases(client) == {"champion": 1}
+    assert tiny.ledger.entries() == [], "it becomes champion by serving, not before"
+    assert aliases(client) == {"challenger": 1}
     assert tags(client, 1)[tracking.IDENTITY_TAG] == tiny.result("finetune").identity
     assert tags(client, 1)["regraft.verdict"] == "promote"
-    assert tiny.result("promote").metrics == {"version": 1, "sequence": 1}
+    metrics = tiny.result("promote").metrics
+    assert {**metrics, "reason": metrics["reason"][:8]} == {"version": 1, "champion": None, "reason": "Promote:"}
 
     task, declared = tasks.of("text-classification"), recipe.load(tiny.recipe)
     model = tiny.result("finetune")
     files = tiny.store.fetch(f"finetune/{model.identity}", model, tiny.folder / "files", only=("adapter", "tokenizer"))
     trained = task.load(declared, files, tiny.folder / "base")
-    loaded = mlflow.transformers.load_model("models:/tiny@champion", return_type="components")
+    loaded = mlflow.transformers.load_model("models:/tiny@challenger", return_type="components")
     registered = type(trained)(loaded["model"].eval(), loaded["tokenizer"], trained.max_length)
     texts = ["a good film", "the plot was awful and very slow", "bright story not dull", "film"]
     expected = task.logits(trained, texts)
     assert np.array_equal(task.logits(registered, texts), expected), "the same model, to the last bit"
     scores = np.exp(expected - expected.max(axis=1, keepdims=True))
-    answers = mlflow.pyfunc.load_model("models:/tiny@champion").predict(texts)
+    answers = mlflow.pyfunc.load_model("models:/tiny@challenger").predict(texts)
     assert list(answers["label"]) == [declared.data.labels[i] for i in expected.argmax(axis=1)]
     np.testing.assert_allclose(answers["score"], (scores / scores.sum(axis=1, keepdims=True)).max(axis=1), atol=1e-6)
 
@@ -129,7 +129,12 @@ def test_the_first_model_is_registered_proven_and_champion(tiny: Tiny, client: A
     assert tiny.pointer("promote")["cached"] is True
     tiny.through("promote", REGRAFT_FORCE="1")
     assert versions(client) == [1], "however often it is repeated"
-    assert tiny.ledger.entries() == [entry]
+    assert tiny.ledger.entries() == []
+    entry = tiny.served()
+    tiny.through("promote")
+    assert tiny.pointer("promote")["cached"] is True, "nor does it do anything again once the model is champion"
+    tiny.through("promote", REGRAFT_FORCE="1")
+    assert (tiny.ledger.entries(), aliases(client)) == ([entry], {"champion": 1})
 
 
 @pytest.mark.slow
@@ -146,15 +151,17 @@ def test_killed_anywhere_and_repeated_it_leaves_one_version_one_entry_and_the_al
     tiny: Tiny, client: Any, promote: Promote, dies_in: str, name: str
 ) -> None:
     module, _, owner = dies_in.rpartition(".")
+    first = champion(tiny, client, "first", 0.5, "2026-11-28T03-00")
+    challengers.make(tiny, "second", run=LATER, right=0.9, opponent=first)
     patch = f"from {module} import {owner}\n{owner}.{name} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)"
-    code, output = patched(tiny, patch)
+    code, output = patched(tiny, patch, run=LATER)
     assert code == -signal.SIGKILL, output
     assert tiny.store.names("promote") == []
-    assert len(tiny.ledger.entries()) == (1 if name == "repair" else 0)
-    assert promote() == Exit.DONE
-    assert versions(client) == [1]
-    assert [entry.sequence for entry in tiny.ledger.entries()] == [1]
-    assert aliases(client) == {"champion": 1}
+    assert len(tiny.ledger.entries()) == (2 if name == "repair" else 1)
+    assert promote(LATER) == Exit.DONE
+    assert versions(client) == [1, 2]
+    assert [entry.version for entry in tiny.ledger.entries()] == [1, 2]
+    assert aliases(client) == {"champion": 2}
     assert follow.differences(client, tiny.ledger, "tiny") == []
 
 
@@ -175,7 +182,8 @@ def test_whatever_mlflow_call_fails_it_is_temporary_and_a_repeat_ends_it(
 ) -> None:
     from mlflow.exceptions import MlflowException
 
-    challengers.make(tiny, "a", run=LATER, right=0.6)
+    first = champion(tiny, client, "first", 0.5, "2026-11-28T03-00")
+    challengers.make(tiny, "a", run=LATER, right=0.9, opponent=first)
 
     def away(*_: Any, **__: Any) -> None:
         raise MlflowException("API request failed: connection refused")
@@ -184,11 +192,11 @@ def test_whatever_mlflow_call_fails_it_is_temporary_and_a_repeat_ends_it(
         broken.setattr(type(client), call, away)
         assert promote(LATER) == Exit.TEMPORARY
         if call in ("get_model_version", "delete_registered_model_alias"):
-            assert len(tiny.ledger.entries()) == 1, "the ledger had it already"
+            assert len(tiny.ledger.entries()) == 2, "the ledger had it already"
     assert promote(LATER) == Exit.DONE
-    assert versions(client) == [1]
-    assert len(tiny.ledger.entries()) == 1
-    assert aliases(client) == {"champion": 1}
+    assert versions(client) == [1, 2]
+    assert len(tiny.ledger.entries()) == 2
+    assert aliases(client) == {"champion": 2}
 
 
 def test_a_row_that_another_client_wrote_first_is_temporary(
@@ -258,19 +266,33 @@ def test_a_registered_version_that_loses_says_so_and_is_no_challenger(
     tiny: Tiny, client: Any, promote: Promote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another champion comes between its registration and its ledger entry."""
-    challengers.make(tiny, "late", run=LATER, right=0.6)
+    first = champion(tiny, client, "first", 0.5, "2026-11-28T03-00")
+    challengers.make(tiny, "late", run=LATER, right=0.6, opponent=first)
     append = Ledger.append
 
     def overtaken(ledger: Ledger, after: Entry | None, **entry: Any) -> Entry:
         monkeypatch.setattr(Ledger, "append", append)
-        champion(tiny, client, "first", 0.9, "2026-11-29T03-00")
+        champion(tiny, client, "better", 0.9, "2026-11-29T03-00")
         return append(ledger, after, **entry)
 
     monkeypatch.setattr(Ledger, "append", overtaken)
     assert promote(LATER) == Exit.REFUSED
-    assert [entry.version for entry in tiny.ledger.entries()] == [2]
+    assert [entry.version for entry in tiny.ledger.entries()] == [1, 3]
+    assert tags(client, 2)["regraft.verdict"] == "reject"
+    assert client.get_model_version("tiny", "2").description.startswith("Reject")
+    assert aliases(client) == {"champion": 3}
+
+
+def test_a_first_challenger_that_was_overtaken_before_it_served_is_decided_again(
+    tiny: Tiny, client: Any, promote: Promote
+) -> None:
+    challengers.make(tiny, "late", run=LATER, right=0.6)
+    assert promote(LATER) == Exit.DONE
+    assert promote(LATER) == Exit.DONE
+    assert tiny.pointer("promote", LATER)["cached"] is True
+    champion(tiny, client, "first", 0.9, "2026-11-29T03-00")
+    assert promote(LATER) == Exit.REFUSED
     assert tags(client, 1)["regraft.verdict"] == "reject"
-    assert client.get_model_version("tiny", "1").description.startswith("Reject")
     assert aliases(client) == {"champion": 2}
 
 
