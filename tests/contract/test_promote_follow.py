@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from components.deploy import alias
 from components.promote import follow
 from regraft import tracking
 from regraft.errors import Exit, RegraftError, Temporary
@@ -62,6 +63,25 @@ def test_a_champion_that_was_withdrawn_loses_its_alias_and_the_next_challenger_m
     ]
     assert "Decided again" not in tiny.ledger.entries()[2].reason, "it was worse than what never served"
     assert aliases(client) == {"champion": 2}
+
+
+def test_deploy_makes_the_aliases_follow_what_it_wrote_into_the_ledger(
+    tiny: Tiny, client: Any, promote: Promote, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    challengers.make(tiny, "first", run=LATER, right=0.6)
+    assert promote(LATER) == Exit.DONE
+    entry = tiny.served(LATER)
+    assert aliases(client) == {"challenger": 1}
+    alias.follow("tiny", tiny.ledger)
+    assert aliases(client) == {"champion": 1}
+    assert follow.differences(client, tiny.ledger, "tiny") == [], "the tags are those that promote gave it"
+    tiny.ledger.again(entry, entry, kind="withdraw", reason="test")
+    alias.follow("tiny", tiny.ledger)
+    assert aliases(client) == {}
+    assert capsys.readouterr().err.count("alias champion was not set") == 0
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    alias.follow("tiny", tiny.ledger)
+    assert "MLflow's alias champion was not set" in capsys.readouterr().err, "a server that is away stops no rollout"
 
 
 def test_follow_never_says_of_another_model_that_it_is_the_champion(tiny: Tiny, client: Any) -> None:

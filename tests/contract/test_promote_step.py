@@ -257,9 +257,10 @@ def test_a_lost_race_is_refused_and_registers_nothing(
     console = Console(file=io.StringIO(), width=1000)
     console.print(summary.render(facts))
     shown = console.file.getvalue()
-    assert "REJECT" in shown
-    assert shown.count(verdict.sentence) == 1
-    assert "promote refused  Decided again by promote" in shown
+    assert facts["outcome"]["state"] == "rejected"
+    assert "Rejected: " in shown
+    assert shown.count(verdict.sentence.removeprefix("Reject: ")) == 1
+    assert "Decided again by promote" in shown
 
 
 def test_a_registered_version_that_loses_says_so_and_is_no_challenger(

@@ -46,7 +46,20 @@ def test_from_nothing_to_a_served_model_and_back(tiny_base: Path, tmp_path: Path
         first = answer("up")
         assert answer("up") == first, "what runs is left alone"
 
+        declared = tiny.recipe.read_text()
+        tiny.recipe.write_text(declared.replace("latency_budget_ms: 5000", "latency_budget_ms: 0.001"))
+        strict = answer("run", "tiny.yaml", "--run", RUN, may_end=(10,))
+        assert strict["outcome"]["state"] == "not served"
+        assert strict["outcome"]["sentence"].startswith("Promoted, not served: version 1 is too slow")
+        assert (strict["champion"], strict["prediction"], strict["serving"]) == (None, None, [])
+        answer("promote", "tiny", "--version", "1", may_end=(10,))
+        assert answer("history", "tiny") == [], "what was never served was never champion"
+        assert all(check["healthy"] for check in answer("doctor")["tiny"])
+        tiny.recipe.write_text(declared)
+
         done = answer("run", "tiny.yaml", "--run", RUN)
+        assert done["outcome"] == {"state": "served", "sentence": "Promoted and served: version 1"}
+        assert [step["cached"] for step in done["steps"]] == [True] * 4 + [False], "only deploy reads what was mended"
         assert [step["state"] for step in done["steps"]] == ["done"] * 5
         assert done["verdict"]["verdict"] == "promote"
         assert (done["registered"], done["champion"]["version"]) == (1, 1)
@@ -61,7 +74,15 @@ def test_from_nothing_to_a_served_model_and_back(tiny_base: Path, tmp_path: Path
         assert [s["digest"] for s in again["steps"]] == [s["digest"] for s in done["steps"]]
 
         text = regraft(folder, "run", "tiny.yaml", "--run", RUN)
-        for said in ("PROMOTE", "version 1 READY", "live", "cached", "report", "MLflow", "Triton"):
+        for said in (
+            "Promoted and served: version 1; all of it was there already",
+            "version 1 READY",
+            "live",
+            "cached",
+            "report",
+            "MLflow",
+            "Triton",
+        ):
             assert said in text
 
         tiny.put(rows(900, seed=1))
