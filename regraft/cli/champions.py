@@ -160,13 +160,15 @@ def _followed(store: Store, entry: Entry, *, as_json: bool, first: bool = False)
     with console(stderr=True).status("MLflow and Triton follow the ledger"):
         answers = follow(store, entry.run, repair=True, first=entry if first else None)
     head = Ledger(store).head()
-    refused = answers["Triton"]["refused"]
+    refused, serves = answers["Triton"]["refused"], head is not None and head.version == entry.version
+    if first and serves and head:
+        entry = head
     document = {"entry": json.loads(entry.model_dump_json()), "follow": answers}
     document["champion"] = json.loads(head.model_dump_json()) if head else None
     text = []
-    if head and head.version == entry.version:
+    if serves:
         text.append(
-            f"[green]✔[/] {entry.kind}: version {head.version} of {store.recipe} is champion, entry {head.sequence}"
+            f"[green]✔[/] {entry.kind}: version {entry.version} of {store.recipe} is champion, entry {entry.sequence}"
         )
     for server, answer in answers.items():
         mark = "[green]✔[/]" if answer["agrees"] else "[red]✘[/]"

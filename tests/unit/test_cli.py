@@ -134,7 +134,7 @@ def test_a_first_champion_cannot_be_rolled_back(folder: Path) -> None:
 def test_a_version_that_never_was_cannot_be_promoted(folder: Path) -> None:
     done = regraft("promote", "reviews", "--version", "9", cwd=folder)
     assert done.returncode == 20
-    assert "no version 9 of reviews was champion or waits for approval" in done.stderr
+    assert "no version 9 of reviews was champion, or waits for approval or to be served" in done.stderr
 
 
 def test_doctor_names_a_gap_in_the_ledger(folder: Path) -> None:
