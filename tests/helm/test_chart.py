@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,36 @@ def test_old_clusters_get_the_versions_that_they_know() -> None:
     assert kinds["CronJob"] == "batch/v1beta1"
     assert kinds["PodDisruptionBudget"] == "policy/v1beta1"
     assert kinds["HorizontalPodAutoscaler"] == "autoscaling/v2beta2"
+
+
+def test_names_that_are_cut_stay_two(tmp_path: Path) -> None:
+    """Kubernetes takes 63 characters of a name, and 52 of a CronJob's."""
+    long = "customer-support-tickets-sentiment-in"
+    recipes = [f"{long}-{language}" for language in ("en", "de")] + ["short", "a" * 63]
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump({"recipes": dict.fromkeys(recipes, "name: x")}))
+    names = {}
+    for release in (
+        "regraft",
+        "a-release-with-a-name-of-fifty-characters-or-so-en",
+        "a-release-with-a-name-of-fifty-characters-or-so-de",
+    ):
+        given = ("-f", str(CHART / "ci/ha-values.yaml"), "-f", str(values))
+        done = helm("template", release, str(CHART), "-n", "ml", *given)
+        assert done.returncode == 0, done.stderr
+        documents = [each for each in yaml.safe_load_all(done.stdout) if each]
+        names[release] = {(each["kind"], each["metadata"]["name"]) for each in documents}
+        assert len(names[release]) == len(documents), "each object has a name of its own"
+        assert max(len(name) for _, name in names[release]) <= 63
+        jobs = sorted(name for kind, name in names[release] if kind == "CronJob")
+        assert len(jobs) == len(recipes)
+        assert max(map(len, jobs)) <= 52
+        (watched,) = re.findall(r'job_name=~\\?"([^"\\]*)', done.stdout)
+        assert all(re.fullmatch(watched, job) for job in jobs), "the alert on failed jobs sees them all"
+    regraft, first, second = names.values()
+    shared = {name for name in first & second if name[1] not in {"regraft-pipeline", "regraft-deploy"}}
+    assert not shared, "two releases of one namespace do not share objects"
+    assert ("CronJob", "regraft-doctor-short") in regraft
 
 
 def test_gpus_are_limits_of_triton() -> None:

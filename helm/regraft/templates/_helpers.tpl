@@ -2,10 +2,24 @@
 {{- .Chart.Name | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{- define "regraft.fullname" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}
-{{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}
+{{- /* A name of at most .most characters. A longer one is cut and ends in its digest: two names stay two. */ -}}
+{{- define "regraft.cut" -}}
+{{- if gt (len .name) (int .most) }}
+{{- printf "%s-%s" (.name | trunc (int (sub .most 9)) | trimSuffix "-") (.name | sha256sum | trunc 8) }}
+{{- else }}{{ .name }}
 {{- end }}
+{{- end }}
+
+{{- /* At most 46: the longest of what is put behind it, -triton-replicas, makes 62 of the 63 that Kubernetes takes. */ -}}
+{{- define "regraft.fullname" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ include "regraft.cut" (dict "name" .Release.Name "most" 46) }}
+{{- else }}{{ include "regraft.cut" (dict "name" (printf "%s-%s" .Release.Name .Chart.Name) "most" 46) }}
+{{- end }}
+{{- end }}
+
+{{- /* What the doctor's CronJobs begin with. They have 52 characters at most, so that 18 are left for the recipe. */ -}}
+{{- define "regraft.doctor" -}}
+{{ include "regraft.cut" (dict "name" (include "regraft.fullname" .) "most" 26) }}-doctor-
 {{- end }}
 
 {{- define "regraft.selector" -}}
