@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from regraft import cron
 from regraft.errors import BadInput
 from regraft.recipe import Recipe, Resources, StepName
 
@@ -172,22 +173,18 @@ RUN_FORMAT = "%Y-%m-%dT%H-%M"
 def run_id(recipe: Recipe, now: datetime | None = None) -> str:
     """The run that is due: named by the end of its data window, in UTC.
 
-    That is the last time of the schedule, or this day where the recipe has no cron: running twice within one interval
-    is the same run, so the second time everything is there already.
+    That is the last time of the schedule, which may be `now` itself, or this day where the recipe has no cron: running
+    twice within one interval is the same run, so the second time everything is there already. Every runner asks here.
     """
-    from croniter import croniter
-
     now = now or datetime.now(UTC)
     if recipe.schedule is None or recipe.schedule.cron is None:
         return now.astimezone(UTC).strftime("%Y-%m-%dT00-00")
-    local = now.astimezone(recipe.schedule.zone)
-    due: datetime = croniter(recipe.schedule.cron, local).get_prev(datetime)
-    return due.astimezone(UTC).strftime(RUN_FORMAT)
+    return cron.due(recipe.schedule.cron, recipe.schedule.zone, now).strftime(RUN_FORMAT)
 
 
 def run_time(run: str) -> datetime:
     """The end of a run's data window, from its id. Raises BadInput."""
-    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d-\d\d)(\.[a-z0-9-]+)?", run)
+    match = re.fullmatch(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2})(\.[a-z0-9-]+)?", run)
     try:
         if match:
             return datetime.strptime(match[1], RUN_FORMAT).replace(tzinfo=UTC)

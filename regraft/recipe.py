@@ -2,65 +2,72 @@
 
 from __future__ import annotations
 
-import difflib
 import re
+import shlex
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from regraft import yaml_marks
 from regraft.errors import BadInput
+from regraft.fields import (
+    AssetLocation,
+    Count,
+    Cpu,
+    Cron,
+    Description,
+    Duration,
+    Epochs,
+    Gpus,
+    Location,
+    Memory,
+    Milliseconds,
+    Owner,
+    Seed,
+    Share,
+    Text,
+    Zone,
+    distinct,
+)
 
 StepName = Literal["validate", "finetune", "evaluate", "promote", "deploy"]
 Severity = Literal["critical", "warning"]
-Share = Annotated[float, Field(ge=0, le=1)]
+LARGEST = 65_536
+"""Bytes of a recipe: it travels to pods as one argument or variable, of which Linux takes twice that."""
 
 
 class Part(BaseModel):
-    """A part of a recipe: unknown keys are errors, values never change."""
+    """A part of a recipe: unknown keys and infinite numbers are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-
-def _duration(value: Any) -> Any:
-    """Turns `12h`, `7d` or `26w` into a timedelta."""
-    if isinstance(value, timedelta):
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: Any) -> Any:
+        """pydantic takes true for 1, and YAML takes yes and on for true."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError(f"{str(value).lower()} is neither a number nor a text here")
         return value
-    match = re.fullmatch(r"(\d+)([hdw])", str(value))
-    if not match:
-        raise ValueError(f"{value!r} is not a duration; write a number and h, d or w, such as 26w")
-    return timedelta(**{{"h": "hours", "d": "days", "w": "weeks"}[match[2]]: int(match[1])})
-
-
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(_duration, json_schema_input_type=Annotated[str, Field(pattern=r"^\d+[hdw]$")]),
-]
-
-
-def _location(value: Any) -> Any:
-    """A URL or path; credentials inside one are refused, since recipes are committed."""
-    if isinstance(value, str) and re.search(r"://[^/@\s]*:[^/@\s]*@", value):
-        raise ValueError("a URL with credentials in it; secrets come from environment variables")
-    return value
-
-
-Location = Annotated[str, BeforeValidator(_location), Field(min_length=1)]
 
 
 class Columns(Part):
-    text: str
+    text: Text
     """Column that holds the text."""
-    label: str
+    label: Text
     """Column that holds the label."""
-    time: str | None = None
+    time: Text | None = None
     """Column that says when a row arrived; needed for a window and for freshness."""
-    slices: tuple[str, ...] = ()
+    slices: tuple[Text, ...] = ()
     """Columns whose values cut the holdout into slices, each of which has its own gate."""
+
+    @model_validator(mode="after")
+    def _differ(self) -> Columns:
+        distinct([name for name in (self.text, self.label, self.time) if name], "text, label and time", "column")
+        distinct(self.slices, "slices", "column")
+        return self
 
 
 class Splits(Part):
@@ -77,7 +84,7 @@ class Splits(Part):
 
 
 class RowsCheck(Part):
-    min: Annotated[int, Field(ge=1)] = 100
+    min: Count = 100
     max_shrink: Share = 0.5
     """Largest share of rows that may be missing against the champion's training data (a warning)."""
     severity: Severity = "critical"
@@ -96,9 +103,15 @@ class LabelsCheck(Part):
 
 
 class LengthCheck(Part):
-    min: Annotated[int, Field(ge=0)] = 1
-    max: Annotated[int, Field(ge=1)]
+    min: Annotated[int, Field(ge=0, le=10**9)] = 1
+    max: Count
     severity: Severity = "warning"
+
+    @model_validator(mode="after")
+    def _some_length_is_right(self) -> LengthCheck:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}: no text has such a length")
+        return self
 
 
 class FreshnessCheck(Part):
@@ -137,7 +150,7 @@ class Data(Part):
     """fsspec URL, path or package://NAME/PATH of Parquet, CSV or JSON Lines: a file, a glob or a directory.
     ${VARIABLE} and ${VARIABLE:-default} are taken from the environment."""
     columns: Columns
-    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    labels: Annotated[tuple[Text, ...], Field(min_length=2)]
     """The label set, in the order of the model's outputs."""
     window: Duration | None = None
     """How far back from the run's time rows count; all rows when left out."""
@@ -148,8 +161,7 @@ class Data(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError(f"labels {list(self.labels)} name one label twice")
+        distinct(self.labels, "labels", "label")
         if self.window and not self.columns.time:
             raise ValueError("window needs columns.time, the column that says when a row arrived")
         if self.contract.freshness and not self.columns.time:
@@ -168,6 +180,9 @@ class BaseModelSource(Part):
     @model_validator(mode="after")
     def _pinned(self) -> BaseModelSource:
         hub = self.source.startswith("hf://")
+        name = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+        if hub and not re.fullmatch(rf"hf://({name}/)?{name}", self.source):
+            raise ValueError(f"{self.source!r} is no model of the Hub; write hf://OWNER/NAME")
         if hub and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
             raise ValueError("a Hub model needs revision, the full 40-digit commit, so that it cannot change")
         if not hub and self.revision:
@@ -180,42 +195,42 @@ class BaseModelSource(Part):
 class Lora(Part):
     kind: Literal["lora"] = "lora"
     r: Annotated[int, Field(ge=1, le=512)] = 16
-    alpha: Annotated[int, Field(ge=1)] = 32
+    alpha: Annotated[int, Field(ge=1, le=65_536)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    top_layers: Annotated[int, Field(ge=1)] | None = None
+    target_modules: Annotated[tuple[Text, ...], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
+    top_layers: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Adapt only this many layers, counted from the output; all when left out."""
 
 
 class EarlyStopping(Part):
-    patience: Annotated[int, Field(ge=1)] = 2
+    patience: Count = 2
     """Evaluations on dev without improvement before training stops."""
 
 
 class Training(Part):
-    epochs: Annotated[float, Field(gt=0)] = 2
-    batch_size: Annotated[int, Field(ge=1)] = 32
-    gradient_accumulation: Annotated[int, Field(ge=1)] = 1
+    epochs: Epochs = 2
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
+    gradient_accumulation: Annotated[int, Field(ge=1, le=65_536)] = 1
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     warmup: Share = 0.06
     """Share of the steps over which the learning rate rises."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_length: Annotated[int, Field(ge=8)] = 128
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
+    max_length: Annotated[int, Field(ge=8, le=1_000_000)] = 128
     """Texts are cut at this many tokens, in training and in serving."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto is bf16 where the hardware has it."""
-    evaluations: Annotated[int, Field(ge=1)] = 4
+    evaluations: Annotated[int, Field(ge=1, le=10_000)] = 4
     """How often in all dev is scored and a checkpoint is kept."""
     early_stopping: EarlyStopping | None = EarlyStopping()
-    seed: int = 42
+    seed: Seed = 42
     warm_start: bool = False
     """Start from the champion's adapter instead of a fresh one."""
 
 
 class SliceGate(Part):
     margin: Share = 0.05
-    min_rows: Annotated[int, Field(ge=10)] = 50
+    min_rows: Annotated[int, Field(ge=10, le=10**9)] = 50
     """Slices with fewer clean rows are reported, not judged."""
 
 
@@ -231,7 +246,7 @@ class Gates(Part):
     margin: Share = 0.01
     """Largest loss against the champion that the interval of the difference may still contain."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    min_rows: Annotated[int, Field(ge=10)] = 200
+    min_rows: Annotated[int, Field(ge=10, le=10**9)] = 200
     """Fewer clean holdout rows than this mean hold."""
     floors: dict[Literal["accuracy", "f1_macro"], Share] = {}
     """Absolute floors; the only gates when there is no champion yet."""
@@ -239,7 +254,7 @@ class Gates(Part):
     max_calibration_error: Share | None = None
     """Ceiling of the expected calibration error (15 equal-width bins)."""
     forgetting: ForgettingGate | None = None
-    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
+    max_latency_ms: Milliseconds | None = None
     """Ceiling of the median latency of one text through the challenger, offline."""
 
 
@@ -254,10 +269,10 @@ class Serving(Part):
     """auto is bf16 where the processor computes in it, else fp32; bf16 is tried on any. What does not hold `parity` or
     the budget gives way to the next slower one, with a warning."""
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
-    queue_delay_ms: Annotated[float, Field(ge=0)] = 0
-    instances: Annotated[int, Field(ge=1)] = 1
-    threads: Annotated[int, Field(ge=1)] = 2
-    latency_budget_ms: Annotated[float, Field(gt=0)] = 250
+    queue_delay_ms: Annotated[float, Field(ge=0, le=60_000)] = 0
+    instances: Annotated[int, Field(ge=1, le=256)] = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 2
+    latency_budget_ms: Milliseconds = 250
     """The 99th percentile that single requests of the trial must stay under."""
     parity: Annotated[float, Field(gt=0, le=0.5)] = 0.02
     """Largest difference from the offline probabilities that a served probability may have."""
@@ -270,10 +285,10 @@ class Serving(Part):
 
 
 class Schedule(Part):
-    cron: str | None = None
+    cron: Cron | None = None
     """Five-field cron expression; either this or `asset`."""
-    timezone: str = "UTC"
-    asset: Location | None = None
+    timezone: Zone = "UTC"
+    asset: AssetLocation | None = None
     """Airflow's asset, such as s3://bucket/reviews, whose updates start a run; Kubeflow has no such thing."""
     watch: bool = False
     """Look for new files at the asset's location, instead of waiting for another DAG to say that it has changed."""
@@ -282,19 +297,10 @@ class Schedule(Part):
 
     @model_validator(mode="after")
     def _known(self) -> Schedule:
-        from croniter import croniter
-
         if (self.cron is None) == (self.asset is None):
             raise ValueError("a schedule has either cron, such as '0 3 * * 1', or asset, such as s3://bucket/reviews")
         if self.watch and self.asset is None:
             raise ValueError("watch needs asset, the location to look at")
-        if self.cron is not None and (len(self.cron.split()) != 5 or not croniter.is_valid(self.cron)):
-            raise ValueError(f"{self.cron!r} is not a five-field cron expression, such as '0 3 * * 1'")
-        try:
-            ZoneInfo(self.timezone)
-        except (ValueError, OSError, ZoneInfoNotFoundError) as error:
-            close = difflib.get_close_matches(self.timezone, available_timezones(), 1)
-            raise ValueError(f"unknown time zone {self.timezone!r}{_did_you_mean(close)}") from error
         return self
 
     @property
@@ -303,9 +309,9 @@ class Schedule(Part):
 
 
 class Resources(Part):
-    cpu: Annotated[float, Field(gt=0)] = 1
-    memory: Annotated[str, Field(pattern=r"^[1-9]\d*(Mi|Gi)$")] = "2Gi"
-    gpu: Annotated[int, Field(ge=0)] = 0
+    cpu: Cpu = 1
+    memory: Memory = "2Gi"
+    gpu: Gpus = 0
 
 
 class Recipe(Part):
@@ -314,8 +320,8 @@ class Recipe(Part):
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     """Name of the registered model, of the served model and of the folder in the store: a DNS label."""
     task: Literal["text-classification"]
-    description: str = ""
-    owner: str = "regraft"
+    description: Description = ""
+    owner: Owner = "regraft"
     data: Data
     base_model: BaseModelSource
     adapter: Lora = Lora()
@@ -328,10 +334,6 @@ class Recipe(Part):
     resources: dict[StepName, Resources] = {}
 
 
-def _did_you_mean(close: list[str]) -> str:
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def load(path: str | Path) -> Recipe:
     """Reads a recipe file.
 
@@ -339,61 +341,69 @@ def load(path: str | Path) -> Recipe:
         BadInput: the file is missing or not YAML, or breaks the schema; all errors are in the one message.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise BadInput(f"cannot read the recipe: {reason}", where=str(path), next="ls dags/recipes") from error
-    return parse(text, where=str(path))
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise BadInput(f"cannot read the recipe: {error.strerror}", where=str(path), next="ls dags/recipes") from error
+    return parse(decode(content, where=str(path)), where=str(path))
 
 
-def parse(text: str, *, where: str = "recipe") -> Recipe:
-    """Parses the text of a recipe; `where` names it in errors. Raises BadInput with every error found."""
-    root, data, problems = yaml_marks.read(text, where=where)
+def decode(content: bytes, *, where: str) -> str:
+    """The text of a recipe file. Raises BadInput where it is not UTF-8, or does not fit into the pods of steps."""
+    if len(content) > LARGEST:
+        raise BadInput(
+            f"a recipe of {len(content)} bytes; at most {LARGEST} fit into the pods of steps",
+            where=where,
+            next=_next(where),
+        )
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise BadInput(
+            f"line {line}: not UTF-8 text: {error.reason} 0x{content[error.start]:02x}; save the file as UTF-8",
+            where=where,
+            next=_next(where),
+        ) from error
+
+
+def parse(text: str, *, where: str = "recipe", next: str | None = None) -> Recipe:
+    """Parses the text of a recipe.
+
+    Args:
+        where: names it in errors: its path, or what else it is.
+        next: what to do after an error, where `where` is no path.
+
+    Raises:
+        BadInput: with every error found.
+    """
+    root, data, problems = yaml_marks.read(text, where=where, next=next or _next(where))
     if not isinstance(data, dict):
-        raise BadInput("a recipe is a YAML mapping that starts with `name:`", where=where)
+        raise BadInput("a recipe is a YAML mapping that starts with `name:`", where=where, next=next or _next(where))
     recipe = None
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        problems += [_explain(root, dict(detail)) for detail in error.errors()]
+        problems += yaml_marks.explain(root, error, Recipe)
     if recipe is None or problems:
-        problems.sort()
-        lines = [f"  line {line}: {message}" for line, message in problems]
-        count = f"{len(problems)} errors" if len(problems) > 1 else "1 error"
-        raise BadInput(
-            "\n".join([count, *lines]),
-            where=where,
-            next=f"regraft validate {where}  (after mending it; editors complete from regraft/recipe.schema.json)",
-        )
+        raise yaml_marks.refused(problems, where=where, next=next or _next(where))
     return recipe
 
 
-def _explain(root: yaml.Node | None, detail: dict[str, Any]) -> tuple[int, str]:
-    """The line and the sentence of one pydantic error."""
-    location: tuple[int | str, ...] = detail["loc"]
-    key = ".".join(str(part) for part in location)
-    line = yaml_marks.line(root, location)
-    if detail["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]), 1)
-        return line, f"{key}: unknown key{_did_you_mean(close)}"
-    if detail["type"] == "missing":
-        return line, f"{key}: missing"
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    if detail["type"] != "value_error" and isinstance(detail["input"], str | int | float):
-        message += f" (found {detail['input']!r})"
-    return line, f"{key}: {message}" if key else message
+def _next(where: str) -> str:
+    return (
+        f"regraft validate {shlex.quote(where)}  (after mending it; editors complete from regraft/recipe.schema.json)"
+    )
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    """The keys that the schema allows at `location`."""
-    part: type[Part] = Recipe
-    for name in location:
-        field = part.model_fields.get(str(name))
-        if field is None:
-            continue
-        candidates = [field.annotation, *get_args(field.annotation)]
-        part = next((c for c in candidates if isinstance(c, type) and issubclass(c, Part)), part)
-    return list(part.model_fields)
+def locations(recipe: Recipe) -> dict[str, str]:
+    """The locations that a recipe names, by their keys: variables of the environment are not put in yet."""
+    named = {
+        "data.source": recipe.data.source,
+        "base_model.source": recipe.base_model.source,
+        "gates.forgetting.anchor": recipe.gates.forgetting and recipe.gates.forgetting.anchor,
+        "schedule.asset": recipe.schedule and recipe.schedule.asset,
+    }
+    return {key: location for key, location in named.items() if location}
 
 
 def json_schema() -> dict[str, Any]:

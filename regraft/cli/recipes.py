@@ -18,13 +18,36 @@ ClusterFile = Annotated[
 @acts
 def validate(recipe: RecipeFile, as_json: Json = False) -> None:
     """Checks a recipe: finds **all** its errors at once, each with its line."""
+    from rich.markup import escape
+
     from regraft import pipeline
     from regraft import recipe as recipes
 
     declared = recipes.load(recipe)
+    _variables_are_set(recipe, declared)
     document: dict[str, Any] = {"recipe": declared.name, "task": declared.task, "run": pipeline.run_id(declared)}
-    text = f"[green]✔[/] {recipe}: {declared.name}, {declared.task}; the run that is due is {document['run']}"
+    text = (
+        f"[green]✔[/] {escape(str(recipe))}: {declared.name}, {declared.task}; the run that is due is {document['run']}"
+    )
     show(document, text, as_json=as_json)
+
+
+def _variables_are_set(file: Path, declared: Any) -> None:
+    """Raises BadInput where a location has a variable that is not set: what it names cannot be known then."""
+    from regraft import recipe as recipes
+    from regraft import sources, yaml_marks
+    from regraft.errors import BadInput
+
+    problems = []
+    root, _, _ = yaml_marks.read(file.read_text(encoding="utf-8"), where=str(file))
+    for key, location in recipes.locations(declared).items():
+        try:
+            sources.variables(location)
+        except BadInput as error:
+            problems.append((yaml_marks.line(root, tuple(key.split("."))), f"{key}: {error.what}"))
+    if problems:
+        mend = "export it here as where the steps run, or write ${NAME:-default} in the recipe"
+        raise yaml_marks.refused(problems, where=str(file), next=mend)
 
 
 @app.command(epilog="Example: `regraft schema > regraft/recipe.schema.json`")
@@ -35,7 +58,7 @@ def schema() -> None:
 
     from regraft import recipe as recipes
 
-    typer.echo(json.dumps(recipes.json_schema(), indent=1))
+    typer.echo(json.dumps(recipes.json_schema(), indent=2))
 
 
 @app.command("compile", epilog="Example: `regraft compile RECIPE --cluster dags/cluster.yaml -o pipeline.yaml`")

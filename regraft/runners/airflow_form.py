@@ -18,17 +18,20 @@ from regraft.store import sha256
 
 
 def run_of(declared: Recipe, dag_run: Any, params: Any) -> str:
-    """The run id: what the form says, else the end of the data interval, as on every other runner.
+    """The run id: what the form says, else what was due at the end of the data interval, as on every other runner.
 
     A run that an asset started is named by the minute it was due. Overrides make another run of the same window, named
     by their digest, so that trying something out never replaces what the window's own run found.
     """
     run = params.get("run")
-    if not run and dag_run.data_interval_end and declared.schedule and declared.schedule.cron:
-        run = dag_run.data_interval_end.astimezone(UTC).strftime(pipeline.RUN_FORMAT)
     if not run and declared.schedule and declared.schedule.asset:
         run = dag_run.run_after.astimezone(UTC).strftime(pipeline.RUN_FORMAT)
-    run = run or pipeline.run_id(declared, dag_run.run_after)
+    if not run:
+        due, schedule = dag_run.run_after, declared.schedule
+        if schedule and schedule.cron and dag_run.data_interval_end:
+            # Just after clocks were set, Airflow gives a run by hand an interval that ends in the future.
+            due = min(due, dag_run.data_interval_end)
+        run = pipeline.run_id(declared, due)
     changed = {key: params[key] for key in ("window", "training") if params.get(key)}
     if changed and "." not in run:
         run = f"{run}.{sha256(changed)[:8]}"
@@ -52,7 +55,8 @@ def recipe_for(text: str, params: Any, *, approved: bool = False) -> str:
         return text
     changed = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     try:
-        recipe.parse(changed, where="the recipe with the run's parameters")
+        mend = "start the run again with other parameters; the recipe's file holds"
+        recipe.parse(changed, where="the recipe with the run's parameters", next=mend)
     except BadInput as error:
         airflow_step.useless(error)
     return changed
@@ -74,7 +78,7 @@ def macros(declared: Recipe, text: str) -> dict[str, Callable[..., str]]:
 
 def params() -> dict[str, Param]:
     """The form of a manual run. The recipe's own schema checks the overrides before the run is there."""
-    label = r"^\d{4}-\d\d-\d\dT\d\d-\d\d(\.[a-z0-9-]+)?$"
+    label = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}(\.[a-z0-9-]+)?$"
     return {
         "run": Param(
             None,
@@ -86,7 +90,7 @@ def params() -> dict[str, Param]:
         "window": Param(
             None,
             type=["null", "string"],
-            pattern=r"^\d+[hdw]$",
+            pattern=r"^[0-9]{1,9}[hdw]$",
             title="Window",
             description="How far back rows count, such as 26w, instead of the recipe's data.window",
         ),

@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError
 import regraft
 from regraft import yaml_marks
 from regraft.errors import BadInput
-from regraft.recipe import Location, Part, StepName
+from regraft.fields import Location, Zone
+from regraft.recipe import Part, StepName
 
 # What the network policies of the chart know the pods of steps by.
 PIPELINE_LABELS = {"app.kubernetes.io/part-of": "regraft", "app.kubernetes.io/component": "pipeline"}
@@ -59,7 +60,7 @@ class Cluster(Placement):
     secrets: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """By Secret, the keys that become environment variables of the same name."""
     run_as_user: Annotated[int, Field(gt=0)] | None = None
-    timezone: str = "UTC"
+    timezone: Zone = "UTC"
     """The one time zone of Kubeflow's schedules (CRON_SCHEDULE_TIMEZONE of its scheduledworkflow controller)."""
     retries: Annotated[int, Field(ge=0)] = 3
     """How often a step whose pod died, or that found a server away, is started again."""
@@ -98,10 +99,7 @@ def load(path: str | Path | None) -> Cluster:
     try:
         cluster = Cluster.model_validate(data or {})
     except ValidationError as error:
-        for detail in error.errors():
-            key = ".".join(str(part) for part in detail["loc"])
-            problems.append((yaml_marks.line(root, detail["loc"]), f"{key}: {detail['msg']}"))
+        problems += yaml_marks.explain(root, error, Cluster)
     if problems:
-        lines = [f"  line {line}: {message}" for line, message in sorted(problems)]
-        raise BadInput("\n".join(["the cluster's settings do not hold", *lines]), where=str(path))
+        raise yaml_marks.refused(problems, where=f"the cluster's settings {path}", next=None)
     return cluster

@@ -40,9 +40,11 @@ def compile_recipe(path: str | Path, out: str | Path, *, cluster: Cluster) -> Re
     had, and Kubeflow's UI offers it for editing (as JSON: text of several lines does not survive there).
 
     Raises:
-        BadInput: the recipe does not hold, or kfp is not installed.
+        BadInput: the recipe does not hold, kfp is not installed, or the file cannot be written.
     """
     declared = recipe.load(path)
+    if Path(out).suffix not in (".yaml", ".yml"):
+        raise BadInput(f"{str(out)!r} is no YAML file", next=f"regraft compile {path} -o {declared.name}.kfp.yaml")
     _require_kfp()
     from kfp import compiler, dsl
 
@@ -67,12 +69,19 @@ def compile_recipe(path: str | Path, out: str | Path, *, cluster: Cluster) -> Re
         warnings.simplefilter("ignore")
         description = " ".join(f"{declared.description} ({declared.owner})".split())
         describe = dsl.pipeline(name=declared.name, description=description)
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        compiler.Compiler().compile(describe(flow), str(out))
-    text = Path(out).read_text(encoding="utf-8")
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / "pipeline.yaml"
+            compiler.Compiler().compile(describe(flow), str(made))
+            text = made.read_text(encoding="utf-8")
     body = text[text.index("\ncomponents:\n") + 1 :]  # kfp's header names the keys of dicts in a random order
     header = f"# The Kubeflow pipeline of the recipe {declared.name}, made by `regraft compile`: do not edit.\n"
-    Path(out).write_text(header + body, encoding="utf-8")
+    try:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_text(header + body, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(
+            f"cannot be written: {error.strerror}", where=str(out), next="give another file to -o"
+        ) from error
     return declared
 
 
@@ -174,12 +183,6 @@ def cron(schedule: Schedule, *, cluster: Cluster) -> str:
             where="schedule.timezone",
             next="write the schedule in that zone, or set CRON_SCHEDULE_TIMEZONE of Kubeflow's "
             "ml-pipeline-scheduledworkflow and `timezone` in the cluster's settings",
-        )
-    known = all(re.fullmatch(r"([\d*,/-]|[A-Za-z]{3})+", field) for field in schedule.cron.split())
-    if not known or re.search(r"\b7\b", schedule.cron.split()[4]):
-        raise BadInput(
-            f"{schedule.cron!r} uses what Kubeflow's cron has not: Sunday is 0 there, never 7, and no L, W or #",
-            where="schedule.cron",
         )
     return f"0 {schedule.cron}"
 

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -47,7 +47,8 @@ def main() -> int:
     given = arguments.executor_input["inputs"]["parameterValues"]
     text = yaml.safe_dump(given["recipe"], sort_keys=False, allow_unicode=True)
     try:
-        declared = recipe.parse(text, where="the pipeline's parameter `recipe`")
+        mend = "start the run again with a recipe that holds: regraft validate RECIPE, then regraft submit RECIPE"
+        declared = recipe.parse(text, where="the pipeline's parameter `recipe`", next=mend)
         store = Store(given["store"], declared.name)
         run, started = _run_of(store, given, declared)
         if arguments.step == "record":
@@ -87,9 +88,7 @@ def _run_of(store: Store, given: dict[str, str], declared: Recipe) -> tuple[str,
         due = datetime.fromisoformat(given["scheduled"])
     except ValueError:
         due = now
-    run = given["run"] or pipeline.run_id(
-        declared, due + timedelta(seconds=1)
-    )  # due at 03:00:00 is that run, not the last
+    run = given["run"] or pipeline.run_id(declared, due)
     pipeline.run_time(run)
     try:
         store.create(key, json.dumps({"run": run, "at": now.isoformat()}).encode())

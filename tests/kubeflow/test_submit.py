@@ -145,10 +145,9 @@ def test_a_cron_expression_gets_its_seconds(expression: str) -> None:
     assert kubeflow.cron(Schedule(cron=expression), cluster=Cluster()) == f"0 {expression}"
 
 
-@pytest.mark.parametrize("expression", ["0 3 * * 7", "0 3 * * 5-7", "0 3 l * *", "0 3 * * 1#2"])
-def test_a_cron_expression_that_kubeflow_would_misread_is_refused(expression: str) -> None:
-    with pytest.raises(BadInput, match="Kubeflow's cron has not"):
-        kubeflow.cron(Schedule(cron=expression), cluster=Cluster())
+def test_sunday_is_0_since_kubeflow_knows_no_7() -> None:
+    assert kubeflow.cron(Schedule(cron="0 3 * * 7"), cluster=Cluster()) == "0 0 3 * * 0"
+    assert kubeflow.cron(Schedule(cron="0 3 * * 5-7"), cluster=Cluster()) == "0 0 3 * * 0,5,6"
 
 
 def test_a_recipe_that_waits_for_an_asset_is_refused() -> None:
