@@ -5,6 +5,7 @@ With REGRAFT_CLUSTER, a file of cluster settings, each step is a Kubernetes pod;
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -22,12 +23,13 @@ from airflow.sdk import (
     CronTriggerTimetable,
     DeadlineAlert,
     DeadlineReference,
+    Param,
     chain,
     get_parsing_context,
 )
 
 from regraft import pipeline, recipe, sources
-from regraft.errors import BadInput
+from regraft.errors import BadInput, RegraftError
 from regraft.recipe import Recipe
 from regraft.runners import airflow_form, airflow_step, cluster
 from regraft.runners.airflow_approval import approval
@@ -88,43 +90,89 @@ class Settings:
 
 
 def dags(recipes: Path) -> dict[str, DAG]:
-    """One DAG per recipe that holds, by name; while a task starts, only the one it belongs to."""
-    settings = Settings.from_environment(recipes)
-    wanted, _ = read(settings, only=get_parsing_context().dag_id)
-    return {declared.name: dag(declared, text, settings) for declared, text in wanted}
+    """One DAG per recipe that can be one, by name; while a task starts, only the one it belongs to."""
+    only = get_parsing_context().dag_id
+    made, broken = build(Settings.from_environment(recipes), only=only)
+    if only and not made and broken:
+        raise broken[0]
+    return made
 
 
 def refuse_broken(recipes: Path) -> None:
-    """Raises BadInput with the errors of all recipes that do not hold, for Airflow's list of import errors."""
-    broken = read(Settings.from_environment(recipes))[1]
+    """Raises BadInput with the errors of all recipes that are no DAG, for Airflow's list of import errors."""
+    broken = build(Settings.from_environment(recipes))[1]
     if broken:
         raise BadInput(
             "\n\n".join([f"recipes that do not hold: {len(broken)}; the others are not affected", *map(str, broken)])
         )
 
 
-def read(settings: Settings, *, only: str | None = None) -> tuple[list[tuple[Recipe, str]], list[BadInput]]:
-    """All recipes with their text, and the errors of those that do not hold; only the one of a name where given."""
-    good: dict[str, tuple[Recipe, str]] = {}
-    broken: list[BadInput] = []
-    for system, path in sources.files(settings.recipes, (".yaml", ".yml")):
-        with sources.reading(path):
-            text = system.cat_file(path).decode("utf-8", errors="replace")
-        named = re.search(r"^name:[ \t]*([a-z0-9-]+)[ \t]*$", text, re.MULTILINE)
-        if only and named and named[1] != only:
-            continue
+def build(settings: Settings, *, only: str | None = None) -> tuple[dict[str, DAG], list[RegraftError]]:
+    """The DAGs of all recipes, and why the others are none. What befalls one recipe is no matter of the others."""
+    wanted, broken = read(settings, only=only)
+    made: dict[str, DAG] = {}
+    for declared, text, path in wanted:
         try:
-            declared = recipe.parse(text, where=path)
+            if not only:
+                _can_be_stored(dag(declared, text, settings, form={}))
+            made[declared.name] = dag(declared, text, settings)
+        except RegraftError as error:
+            where = f"{path}: recipe {declared.name} cannot become a DAG: {error.where}"
+            broken.append(BadInput(error.what, where=where, next=error.next))
+        except Exception as error:  # whatever Airflow, its plugins or its policies say
+            why = f"recipe {declared.name} cannot become a DAG: {type(error).__name__}: {error}"
+            broken.append(BadInput(why, where=path, next="mend what it says, in the recipe or in Airflow's settings"))
+    return made, broken
+
+
+def _can_be_stored(made: DAG) -> None:
+    """Does what Airflow does with a DAG before it runs, since an error there takes all DAGs of a file along.
+
+    The form of a manual run, and Airflow's JSON schema of DAGs, take ten times the time of all else. The one is the
+    same for all recipes, and Airflow checks the other for each DAG by itself: both are left out.
+    """
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    made.validate()
+    made.check_cycle()
+    stored = {"__version": DagSerialization.SERIALIZER_VERSION, "dag": DagSerialization.serialize_dag(made)}
+    again = DagSerialization.from_dict(json.loads(json.dumps(stored)))
+    again.timetable.validate()
+    again.next_dagrun_info(last_automated_run_info=None)
+
+
+def read(settings: Settings, *, only: str | None = None) -> tuple[list[tuple[Recipe, str, str]], list[RegraftError]]:
+    """All recipes with their text and path, and the errors of those that do not hold; only the one of a name if given.
+
+    Raises:
+        RegraftError: the folder itself cannot be read.
+    """
+    good: dict[str, tuple[Recipe, str, str]] = {}
+    broken: list[RegraftError] = []
+    for system, path in sources.files(settings.recipes, (".yaml", ".yml")):
+        mend = None if "file" in system.protocol else "regraft validate COPY  (of that file), then put it back"
+        try:
+            with sources.reading(path):
+                content = system.cat_file(path)
+            text = recipe.decode(content, where=path)
+            named = re.search(r"^name:[ \t]*([a-z0-9-]+)[ \t]*$", text, re.MULTILINE)
+            if only and named and named[1] != only:
+                continue
+            declared = recipe.parse(text, where=path, next=mend)
             if declared.name in good:
-                raise BadInput(f"another recipe here is called {declared.name!r} too", where=path)
-            good[declared.name] = (declared, text)
-        except BadInput as error:
+                raise BadInput(
+                    f"another recipe here is called {declared.name!r} too",
+                    where=path,
+                    next=f"give one of them another name; the other is {good[declared.name][2]}",
+                )
+            good[declared.name] = (declared, text, path)
+        except RegraftError as error:
             broken.append(error)
     return list(good.values()), broken
 
 
-def dag(declared: Recipe, text: str, settings: Settings) -> DAG:
-    """The DAG of a recipe."""
+def dag(declared: Recipe, text: str, settings: Settings, *, form: dict[str, Param] | None = None) -> DAG:
+    """The DAG of a recipe; `form` is what a manual run can be told, instead of all there is."""
     schedule = declared.schedule
     deadline = DeadlineAlert(
         name="late",
@@ -134,6 +182,7 @@ def dag(declared: Recipe, text: str, settings: Settings) -> DAG:
     )
     made = DAG(
         declared.name,
+        auto_register=False,  # it is found by its name in the file, where it holds
         description=declared.description or f"Keeps {declared.name} current",
         doc_md=_page(declared, settings),
         schedule=_schedule(declared, settings),
@@ -142,7 +191,7 @@ def dag(declared: Recipe, text: str, settings: Settings) -> DAG:
         max_active_runs=1,
         deadline=deadline,
         tags=["regraft", declared.task, declared.owner],
-        params=airflow_form.params(),
+        params=airflow_form.params() if form is None else form,
         user_defined_macros=airflow_form.macros(declared, text),
         default_args={
             "owner": declared.owner,
@@ -282,7 +331,7 @@ def doctor(recipes: Path) -> DAG:
         catchup=False,
         max_active_runs=1,
         tags=["regraft"],
-        user_defined_macros={"regraft_texts": {declared.name: text for declared, text in everything}},
+        user_defined_macros={"regraft_texts": {declared.name: text for declared, text, _ in everything}},
         default_args={
             "retries": 2,
             "retry_delay": timedelta(seconds=settings.retry_seconds),
@@ -290,7 +339,7 @@ def doctor(recipes: Path) -> DAG:
         },
     )
     with made:
-        for declared, _ in everything:
+        for declared, *_ in everything:
             for name in ("promote", "deploy"):
                 step = pipeline.step(name)
                 _operator(

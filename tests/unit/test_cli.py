@@ -70,6 +70,21 @@ def test_validate_finds_all_errors_at_once_with_their_lines(tmp_path: Path) -> N
     assert "Traceback" not in done.stderr
 
 
+def test_validate_names_every_variable_that_is_not_set(tmp_path: Path) -> None:
+    text = MINIMAL.replace("source: s3://bucket/reviews/*.parquet", "source: ${NO_SUCH_DATA}/*.csv")
+    text += "schedule: {asset: '${NO_SUCH_BUCKET}/new'}\ngates: {forgetting: {anchor: '${NO_SUCH_SET:-x}'}}\n"
+    (tmp_path / "my [red] recipe.yaml").write_text(text)
+    done = regraft("validate", "my [red] recipe.yaml", cwd=tmp_path)
+    assert done.returncode == 20
+    assert "line 4: data.source: the environment variable NO_SUCH_DATA is not set" in done.stderr
+    assert "line 9: schedule.asset: the environment variable NO_SUCH_BUCKET is not set" in done.stderr
+    assert "NO_SUCH_SET" not in done.stderr
+    set_here = {"NO_SUCH_DATA": "x", "NO_SUCH_BUCKET": "s3://x"}
+    done = regraft("validate", "my [red] recipe.yaml", cwd=tmp_path, **set_here)
+    assert done.returncode == 0, done.stderr
+    assert "my [red] recipe.yaml" in done.stdout
+
+
 def test_validate_tells_a_machine_which_run_is_due() -> None:
     done = regraft("validate", "dags/recipes/movie-sentiment.yaml", "--json")
     assert json.loads(done.stdout)["recipe"] == "movie-sentiment"
