@@ -43,12 +43,13 @@ def compile_recipe(path: str | Path, out: str | Path, *, cluster: Cluster) -> Re
         BadInput: the recipe does not hold, kfp is not installed, or the file cannot be written.
     """
     declared = recipe.load(path)
-    if Path(out).suffix not in (".yaml", ".yml"):
-        raise BadInput(f"{str(out)!r} is no YAML file", next=f"regraft compile {path} -o {declared.name}.kfp.yaml")
     _require_kfp()
     from kfp import compiler, dsl
 
-    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    raw = Path(path).read_bytes()
+    # kfp takes no null in a parameter, Kubeflow does: until the file is written, a word of no recipe stands for it.
+    nothing = f"null-{hashlib.sha256(raw).hexdigest()[:16]}"
+    content = _filled(yaml.safe_load(raw), nothing)
 
     def flow(*values: Any) -> None:
         given = dict(zip(("store", "recipe", "run"), values, strict=True))
@@ -62,7 +63,7 @@ def compile_recipe(path: str | Path, out: str | Path, *, cluster: Cluster) -> Re
     _sign(
         flow,
         store=(str, cluster.store or inspect.Parameter.empty),
-        recipe=(dict, json.loads(json.dumps(content, default=str))),
+        recipe=(dict, content),
         run=(str, ""),
     )
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
@@ -74,6 +75,7 @@ def compile_recipe(path: str | Path, out: str | Path, *, cluster: Cluster) -> Re
             compiler.Compiler().compile(describe(flow), str(made))
             text = made.read_text(encoding="utf-8")
     body = text[text.index("\ncomponents:\n") + 1 :]  # kfp's header names the keys of dicts in a random order
+    body = body.replace(nothing, "null")
     header = f"# The Kubeflow pipeline of the recipe {declared.name}, made by `regraft compile`: do not edit.\n"
     try:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +85,15 @@ def compile_recipe(path: str | Path, out: str | Path, *, cluster: Cluster) -> Re
             f"cannot be written: {error.strerror}", where=str(out), next="give another file to -o"
         ) from error
     return declared
+
+
+def _filled(value: Any, nothing: str) -> Any:
+    """A document with a word in place of each null."""
+    if isinstance(value, dict):
+        return {key: _filled(inner, nothing) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(inner, nothing) for inner in value]
+    return nothing if value is None else value
 
 
 def _chain(steps: tuple[pipeline.Step, ...], declared: Recipe, cluster: Cluster, given: dict[str, Any]) -> None:

@@ -53,6 +53,22 @@ def test_the_pipeline_carries_its_recipe() -> None:
     assert recipes.parse(yaml.safe_dump(carried)) == recipes.load(SHIPPED)
 
 
+def test_null_in_a_recipe_is_carried(tmp_path: Path) -> None:
+    """kfp's compiler takes none in a parameter."""
+    file = tmp_path / "reviews.yaml"
+    file.write_text(MINIMAL + "training: {early_stopping: null}\nschedule: null\n")
+    specification, _ = compiled(file)
+    carried = specification["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"]
+    assert recipes.parse(yaml.safe_dump(carried)) == recipes.load(file)
+    assert recipes.load(file).training.early_stopping is None
+
+
+def test_a_file_that_cannot_be_written_is_one_clear_error(recipe: Path, tmp_path: Path) -> None:
+    done = regraft("compile", recipe, "-o", tmp_path)
+    assert done.returncode == 20
+    assert "cannot be written: Is a directory" in done.stderr
+
+
 def test_every_step_is_its_image_with_one_command_and_kubeflows_cache_is_off() -> None:
     text = COMPILED.read_text()
     specification = next(yaml.safe_load_all(text))
