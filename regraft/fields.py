@@ -48,7 +48,8 @@ def distinct(values: Iterable[str], these: str, one: str) -> None:
     """
     seen: dict[str, str] = {}
     for value in values:
-        key = " ".join(unicodedata.normalize("NFKC", value).split())
+        visible = "".join(c for c in unicodedata.normalize("NFKC", value) if unicodedata.category(c) != "Cf")
+        key = " ".join(visible.split())
         if key in seen:
             how = "" if seen[key] == value else " but for white space or the form of its letters"
             raise ValueError(f"{these} name one {one} twice{how}: {seen[key]!r} and {value!r}")
@@ -77,7 +78,14 @@ Cpu = Annotated[float, Field(ge=0.01, le=1024)]
 
 Gpus = Annotated[int, Field(ge=0, le=64)]
 
-Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}(Mi|Gi)$")]
+
+def _enough(value: str) -> str:
+    if value.endswith("Mi") and int(value.removesuffix("Mi")) < 64:
+        raise ValueError(f"{value!r} is too little for a process to start; at least 64Mi")
+    return value
+
+
+Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}(Mi|Gi)$"), AfterValidator(_enough)]
 
 
 def _duration(value: Any) -> Any:

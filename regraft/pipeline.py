@@ -186,7 +186,7 @@ def run_time(run: str) -> datetime:
     """The end of a run's data window, from its id. Raises BadInput."""
     match = re.fullmatch(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2})(\.[a-z0-9-]+)?", run)
     try:
-        if match:
+        if match and "1970" <= match[1] < "2200":  # windows of a century reach back from it
             return datetime.strptime(match[1], RUN_FORMAT).replace(tzinfo=UTC)
     except ValueError:
         pass

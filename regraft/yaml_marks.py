@@ -141,8 +141,11 @@ def _unreadable(node: yaml.Node) -> Iterator[Problem]:
     else:
         for character in node.value:
             if unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n":
-                what = "half of a character" if unicodedata.category(character) == "Cs" else "a control character"
-                yield _line(node), f"{character!r} is {what}, which not every program takes; write a text without it"
+                if unicodedata.category(character) == "Cs":  # JSON writes letters beyond U+FFFF as two halves
+                    mend = "is half of a character; write the character itself, or \\U and its eight digits"
+                else:
+                    mend = "is a control character, which not every program takes; write the text without it"
+                yield _line(node), f"{character!r} {mend}"
                 break
         try:
             yaml.SafeLoader("").construct_object(node)

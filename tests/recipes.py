@@ -53,7 +53,7 @@ schedule = part({"cron": expression}, timezone=st.sampled_from(ZONES), deadline=
 )
 resources = part(
     cpu=st.sampled_from([0.01, 1024, 0.333333, 1e-2, 1]),
-    memory=st.sampled_from(["1Mi", "9999999Gi", "2Gi"]),
+    memory=st.sampled_from(["64Mi", "9999999Gi", "2Gi"]),
     gpu=st.integers(0, 64),
 )
 check = st.fixed_dictionaries({"max": share}, optional={"severity": st.sampled_from(["critical", "warning"])})

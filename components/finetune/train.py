@@ -50,7 +50,7 @@ def order(lengths: list[int], *, training: Training) -> list[int]:
     for epoch in range(math.ceil(training.epochs)):
         generator = torch.Generator().manual_seed(training.seed + epoch)
         rows += get_length_grouped_indices(lengths, training.batch_size, generator=generator)
-    return rows[: round(training.epochs * len(lengths))]
+    return rows[: max(1, round(training.epochs * len(lengths)))]
 
 
 class Encoded(torch.utils.data.Dataset[dict[str, Any]]):

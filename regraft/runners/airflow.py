@@ -28,7 +28,7 @@ from airflow.sdk import (
     get_parsing_context,
 )
 
-from regraft import pipeline, recipe, sources
+from regraft import cron, pipeline, recipe, sources
 from regraft.errors import BadInput, RegraftError
 from regraft.recipe import Recipe
 from regraft.runners import airflow_form, airflow_step, cluster
@@ -78,15 +78,34 @@ class Settings:
             store=store,
             cluster=pods,
             python=get("REGRAFT_PYTHON") or sys.executable,
-            retry_seconds=float(get("REGRAFT_RETRY_SECONDS") or 60),
-            watch_seconds=float(get("REGRAFT_WATCH_SECONDS") or 60),
-            doctor=get("REGRAFT_DOCTOR_CRON") or "*/30 * * * *",
+            retry_seconds=_seconds("REGRAFT_RETRY_SECONDS"),
+            watch_seconds=_seconds("REGRAFT_WATCH_SECONDS"),
+            doctor=_cron("REGRAFT_DOCTOR_CRON", "*/30 * * * *"),
             endpoints={**os.environ, **(pods.environment if pods else {})},
         )
 
     @property
     def tracking(self) -> str:
         return self.endpoints.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+
+
+def _seconds(name: str, default: str = "60") -> float:
+    """A time from the environment. Raises BadInput."""
+    value = os.environ.get(name) or default
+    try:
+        if 0 < float(value) <= 86_400:
+            return float(value)
+    except ValueError:
+        pass
+    raise BadInput(f"{value!r} is no number of seconds up to a day", where=name, next=f"export {name}={default}")
+
+
+def _cron(name: str, default: str) -> str:
+    """A cron expression from the environment. Raises BadInput."""
+    try:
+        return cron.expression(os.environ.get(name) or default)
+    except ValueError as error:
+        raise BadInput(str(error), where=name, next=f"export {name}='{default}'") from error
 
 
 def dags(recipes: Path) -> dict[str, DAG]:
@@ -111,8 +130,10 @@ def build(settings: Settings, *, only: str | None = None) -> tuple[dict[str, DAG
     """The DAGs of all recipes, and why the others are none. What befalls one recipe is no matter of the others."""
     wanted, broken = read(settings, only=only)
     made: dict[str, DAG] = {}
+    assets: dict[str, tuple[str, str]] = {}
     for declared, text, path in wanted:
         try:
+            _one_name_an_asset(declared, assets)
             if not only:
                 _can_be_stored(dag(declared, text, settings, form={}))
             made[declared.name] = dag(declared, text, settings)
@@ -123,6 +144,19 @@ def build(settings: Settings, *, only: str | None = None) -> tuple[dict[str, DAG
             why = f"recipe {declared.name} cannot become a DAG: {type(error).__name__}: {error}"
             broken.append(BadInput(why, where=path, next="mend what it says, in the recipe or in Airflow's settings"))
     return made, broken
+
+
+def _one_name_an_asset(declared: Recipe, assets: dict[str, tuple[str, str]]) -> None:
+    """Raises BadInput where another recipe spells the asset otherwise: Airflow would never start one of the two."""
+    if declared.schedule and declared.schedule.asset:
+        location = sources.expand(declared.schedule.asset)
+        other, name = assets.setdefault(Asset(location).uri, (location, declared.name))
+        if other != location:
+            raise BadInput(
+                f"{location!r} is the asset of recipe {name} too, which writes it {other!r}",
+                where="schedule.asset",
+                next="write it in the same way in both",
+            )
 
 
 def _can_be_stored(made: DAG) -> None:

@@ -195,6 +195,33 @@ def test_a_recipe_that_can_be_no_dag_is_named_and_the_others_stay(
     assert "nope.yaml" in str(caught.value)
 
 
+def test_an_asset_has_one_name_in_all_recipes(laptop: Laptop) -> None:
+    laptop.recipe("one", text=lands("s3://bucket/x"))
+    laptop.recipe("same", text=lands("s3://bucket/x"))
+    laptop.recipe("two", text=lands("s3://bucket/x/"))
+    assert {"one", "same"} == {"one", "same", "two"} & set(load("retrain.py"))
+    with pytest.raises(Exception, match=r"'s3://bucket/x/' is the asset of recipe one too, .*\n +next: +write it"):
+        load("broken_recipes.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REGRAFT_RETRY_SECONDS", "soon"),
+        ("REGRAFT_RETRY_SECONDS", "inf"),
+        ("REGRAFT_WATCH_SECONDS", "-1"),
+        ("REGRAFT_DOCTOR_CRON", "0 0 30 2 *"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named(
+    laptop: Laptop, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    for file in ("retrain.py", "doctor.py"):
+        with pytest.raises(Exception, match=rf"^{name}: .*\n +next: +export {name}="):
+            load(file)
+
+
 def test_a_file_that_cannot_be_read_is_named_and_the_others_stay(laptop: Laptop) -> None:
     laptop.recipe("good")
     (laptop.recipes / "gone.yaml").symlink_to(laptop.folder / "nowhere.yaml")

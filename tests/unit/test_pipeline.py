@@ -46,7 +46,9 @@ def test_two_runs_within_one_interval_are_the_same_run(now: datetime) -> None:
     assert (now - later).days <= 7
 
 
-@pytest.mark.parametrize("run", ["today", "2026-11-24", "2026-11-24T03:00", "2026-13-24T03-00", "../2026-11-24T03-00"])
+@pytest.mark.parametrize(
+    "run", ["today", "2026-11-24", "2026-11-24T03:00", "2026-13-24T03-00", "../2026-11-24T03-00", "0001-01-01T00-00"]
+)
 def test_what_is_no_run_id_is_refused(run: str) -> None:
     with pytest.raises(BadInput, match="is not a run id"):
         pipeline.run_time(run)

@@ -51,6 +51,7 @@ NUMBERS = [
     ("resources: {deploy: {memory: 1.5Gi}}", "resources.deploy.memory"),
     ("resources: {deploy: {memory: 99999999999999999999Gi}}", "resources.deploy.memory"),
     ("resources: {deploy: {memory: ٣Gi}}", "resources.deploy.memory"),
+    ("resources: {deploy: {memory: 1Mi}}", "at least 64Mi"),
     ("resources: {deploy: {memory: 4 Gi}}", "resources.deploy.memory"),
     ("resources: {deploy: {gpu: 1000}}", "resources.deploy.gpu"),
 ]
@@ -109,6 +110,7 @@ TEXTS = [
     (data("['', b]"), "data.labels.0"),
     (data('["e\\u0301", "\\u00e9"]'), "name one label twice but for white space or the form of its letters"),
     (data('["a b", "a\\u00a0b"]'), "name one label twice but for white space"),
+    (data('["ab", "a\\u200bb"]'), "name one label twice but for white space"),
     (data("[a, a]"), "name one label twice: 'a'"),
     (data("[yes, no]"), "YAML reads yes as true or false; write a text in quotes: 'yes'"),
     (data("[on, off]"), "YAML reads on as true or false"),
