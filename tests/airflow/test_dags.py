@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -143,131 +142,6 @@ def test_two_hundred_recipes_parse_in_linear_time(laptop: Laptop) -> None:
         seconds[count] = time.process_time() - began
     assert seconds[200] < 8 * seconds[50]
     assert seconds[200] < 15
-
-
-def test_broken_recipes_are_one_error_with_every_line_and_the_others_stay(laptop: Laptop) -> None:
-    laptop.recipe("good")
-    laptop.recipe("bad", "wat: 1\n")
-    (laptop.recipes / "twin.yaml").write_text(WEEKLY.replace("name: reviews", "name: good"))
-    made = load("retrain.py")
-    assert "good" in made
-    assert "bad" not in made
-    with pytest.raises(Exception, match="recipes that do not hold: 2") as caught:
-        load("broken_recipes.py")
-    assert "wat: unknown key" in str(caught.value)
-    assert "another recipe here is called 'good' too" in str(caught.value)
-
-
-def lands(asset: str) -> str:
-    """A recipe that waits for an asset."""
-    return WEEKLY[: WEEKLY.index("schedule:")] + f"schedule: {{asset: '{asset}'}}\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        (lands("${NO_SUCH_BUCKET}/new"), "recipe nope cannot become a DAG.*NO_SUCH_BUCKET is not set"),
-        (lands("${SCHEME}://bucket/x"), "recipe nope cannot become a DAG: ValueError: Asset scheme 'airflow'"),
-        (lands("${LONG}/x"), "recipe nope cannot become a DAG: ValueError: .*1500 characters"),
-        (lands("airflow://bucket/x"), "Airflow keeps the scheme"),
-        (WEEKLY + f"owner: {'x' * 101}\n", "owner: .*at most 100"),
-        (WEEKLY.replace("0 3 * * 1", "0 0 30 2 *"), "names no date that exists"),
-        (WEEKLY + 'description: "a\\0b"\n', "control character"),
-        (b"name: nope\nowner: J\xf6rg\n", "line 2: not UTF-8"),
-    ],
-    ids=range(8),
-)
-def test_a_recipe_that_can_be_no_dag_is_named_and_the_others_stay(
-    laptop: Laptop, monkeypatch: pytest.MonkeyPatch, text: str | bytes, complaint: str
-) -> None:
-    monkeypatch.setenv("SCHEME", "airflow")
-    monkeypatch.setenv("LONG", "s3://" + "x" * 1500)
-    laptop.recipe("good")
-    laptop.recipe("later")
-    content = text if isinstance(text, bytes) else text.replace("name: reviews", "name: nope").encode()
-    (laptop.recipes / "nope.yaml").write_bytes(content)
-    made = load("retrain.py")
-    assert {"good", "later"} <= set(made)
-    assert "nope" not in made
-    with pytest.raises(Exception, match=r"recipes that do not hold: 1; the others are not affected") as caught:
-        load("broken_recipes.py")
-    assert re.search(complaint, str(caught.value))
-    assert "nope.yaml" in str(caught.value)
-
-
-def test_an_asset_has_one_name_in_all_recipes(laptop: Laptop) -> None:
-    laptop.recipe("one", text=lands("s3://bucket/x"))
-    laptop.recipe("same", text=lands("s3://bucket/x"))
-    laptop.recipe("two", text=lands("s3://bucket/x/"))
-    assert {"one", "same"} == {"one", "same", "two"} & set(load("retrain.py"))
-    with pytest.raises(Exception, match=r"'s3://bucket/x/' is the asset of recipe one too, .*\n +next: +write it"):
-        load("broken_recipes.py")
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("REGRAFT_RETRY_SECONDS", "soon"),
-        ("REGRAFT_RETRY_SECONDS", "inf"),
-        ("REGRAFT_WATCH_SECONDS", "-1"),
-        ("REGRAFT_DOCTOR_CRON", "0 0 30 2 *"),
-    ],
-)
-def test_a_setting_that_is_wrong_is_named(
-    laptop: Laptop, monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
-    monkeypatch.setenv(name, value)
-    for file in ("retrain.py", "doctor.py"):
-        with pytest.raises(Exception, match=rf"^{name}: .*\n +next: +export {name}="):
-            load(file)
-
-
-def test_a_file_that_cannot_be_read_is_named_and_the_others_stay(laptop: Laptop) -> None:
-    laptop.recipe("good")
-    (laptop.recipes / "gone.yaml").symlink_to(laptop.folder / "nowhere.yaml")
-    assert "good" in load("retrain.py")
-    with pytest.raises(Exception, match=r"gone\.yaml"):
-        load("broken_recipes.py")
-
-
-@pytest.mark.parametrize("where", ["dag", "serialize_dag", "from_dict", "next_dagrun_info"])
-def test_whatever_airflow_raises_for_one_dag_takes_no_other(
-    laptop: Laptop, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    """Also what would be raised only later, when Airflow stores the DAG and asks when it is due."""
-    from airflow.serialization.definitions.dag import SerializedDAG
-    from airflow.serialization.serialized_objects import DagSerialization
-
-    from regraft.runners import airflow
-
-    owner = {"dag": airflow, "next_dagrun_info": SerializedDAG}.get(where, DagSerialization)
-    real = getattr(owner, where)
-
-    def fails(one: Any, *arguments: Any, **named: Any) -> Any:
-        if "unlucky" in (getattr(one, "name", ""), getattr(one, "dag_id", "")) or "'unlucky'" in repr(one)[:3000]:
-            raise OverflowError("days=1000000000; must have magnitude <= 999999999")
-        return real(one, *arguments, **named)
-
-    monkeypatch.setattr(owner, where, fails)
-    laptop.recipe("good")
-    laptop.recipe("unlucky")
-    made = load("retrain.py")
-    assert "good" in made
-    assert "unlucky" not in made
-    with pytest.raises(Exception, match="recipe unlucky cannot become a DAG: OverflowError: days=1000000000"):
-        load("broken_recipes.py")
-
-
-def test_airflow_finds_the_others_beside_the_one_error(laptop: Laptop) -> None:
-    from airflow.dag_processing.dagbag import DagBag
-
-    laptop.recipe("good")
-    laptop.recipe("nope", text=lands("${NO_SUCH_BUCKET}/new"))
-    bag = DagBag(str(ROOT / "dags"))
-    assert set(bag.dags) == {"good", "regraft_doctor"}
-    (error,) = bag.import_errors.values()
-    assert "recipe nope cannot become a DAG" in error
-    assert "NO_SUCH_BUCKET is not set" in error
 
 
 def test_an_approval_asks_once_and_again_only_when_it_is_cleared(
