@@ -28,7 +28,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from regraft import pipeline, processor, recipe
-from regraft.errors import Exit, NotFound, Refused, RegraftError, Temporary
+from regraft.errors import BadInput, Exit, NotFound, Refused, RegraftError, Temporary
 from regraft.ledger import Ledger
 from regraft.recipe import Recipe
 from regraft.store import Cost, Manifest, Store, sha256
@@ -134,9 +134,10 @@ def upstream(store: Store, run: str, step: str, *, command: str | None = None) -
 
 
 def recipe_of(store: Store, run: str) -> Recipe:
-    """The recipe as it was when a run began. Raises NotFound."""
+    """The recipe as it was when a run began. Raises NotFound, and BadInput where it holds no longer."""
     key = f"runs/{run}/recipe.yaml"
-    return recipe.parse(store.read(key).decode(), where=store.where(key))
+    mend = "start a new run: regraft run RECIPE  (another version of regraft took what this one refuses)"
+    return recipe.parse(store.read(key).decode(), where=store.where(key), next=mend)
 
 
 class _Terminated(BaseException):
@@ -196,7 +197,7 @@ def follow_main(name: str, *, follow: Callable[[Recipe, Store, bool], tuple[dict
         declared = recipe.load(arguments.recipe)
         store = Store(arguments.store, declared.name)
         if head := Ledger(store).head():
-            with suppress(NotFound):  # somebody may have removed old runs
+            with suppress(BadInput):  # somebody may have removed old runs, or an older regraft took what this refuses
                 declared = recipe_of(store, head.run)
         found, agrees = follow(declared, store, arguments.repair)
     except RegraftError as error:

@@ -20,6 +20,9 @@ from regraft.errors import BadInput
 DEEPEST = 50
 """Levels of nesting. PyYAML reads them by recursion."""
 
+MOST = 50
+"""Errors that are shown of one file."""
+
 Problem = tuple[int, str]
 """A line and a sentence."""
 
@@ -45,7 +48,9 @@ def read(text: str, *, where: str, next: str | None = None) -> tuple[yaml.Node |
 
 def refused(problems: list[Problem], *, where: str, next: str | None) -> BadInput:
     """One error of many, in the order of their lines, in letters that every terminal shows."""
-    lines = [f"  line {line}: {_shown(message)}" for line, message in sorted(problems)]
+    lines = [f"  line {line}: {_shown(message)}" for line, message in sorted(problems)[:MOST]]
+    if len(problems) > MOST:
+        lines.append(f"  and {len(problems) - MOST} more")
     count = f"{len(problems)} errors" if len(problems) > 1 else "1 error"
     return BadInput("\n".join([count, *lines]), where=where, next=next)
 

@@ -227,6 +227,12 @@ def test_a_file_that_is_not_utf_8_is_an_error_with_its_line(tmp_path: Path) -> N
     assert recipe.load(file).name == "reviews"
 
 
+def test_thousands_of_errors_are_not_all_shown() -> None:
+    message = errors_of(MINIMAL + "".join(f"k{number}: 1\n" for number in range(3000)))
+    assert "3000 errors" in message
+    assert "and 2950 more" in message
+
+
 def test_a_recipe_that_does_not_fit_into_a_pod_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(MINIMAL + "#" * recipe.LARGEST)
