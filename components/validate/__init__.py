@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from components.validate.reading import SUFFIXES
-from regraft import pipeline, sources
+from regraft import pipeline, reading, sources
 from regraft.errors import BadInput, NotFound, Refused
+from regraft.reading import SUFFIXES
 from regraft.step import Context, Outcome, upstream
 from regraft.store import Manifest
 
@@ -69,7 +69,7 @@ def _reference(context: Context) -> Manifest | None:
 
 def work(context: Context) -> Outcome:
     """Reads, judges and freezes the rows; refuses the run where a critical check fails."""
-    from components.validate import contract, freeze, profile, reading, rows
+    from components.validate import contract, freeze, profile, rows
 
     data = context.recipe.data
     start, end = window(context)

@@ -69,7 +69,7 @@ def test_malformed_lines_are_set_aside_and_all_other_rows_count(
     expected = [*((p, "malformed line") for p in places), (len(rows) + 1, "no text"), (len(rows) + 2, "malformed line")]
     digests = set()
     for block in (200, 1 << 20):
-        monkeypatch.setattr("components.validate.lines.BLOCK_BYTES", block)
+        monkeypatch.setattr("regraft.reading.lines.BLOCK_BYTES", block)
         laptop.write(name, gzip.compress(content, mtime=0) if name.endswith("gz") else content)
         laptop.recipe(source=f"data/{name}", quarantine=0.1, contract={"nulls": {"max": 0.1}})
         assert laptop.run() == Exit.DONE
@@ -158,7 +158,7 @@ def test_a_source_that_cannot_be_read_is_one_clear_error_and_leaves_nothing(
     content: bytes,
     complaint: str,
 ) -> None:
-    monkeypatch.setattr("components.validate.lines.BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr("regraft.reading.lines.BLOCK_BYTES", 1 << 20)
     laptop.recipe(source=f"data/{name or 'missing.csv'}")
     if name:
         laptop.write(name, content)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from components.validate import lines
-from components.validate.lines import Part
 from regraft import sources
 from regraft.errors import BadInput
+from regraft.reading import lines
+from regraft.reading.lines import Part
 from regraft.recipe import Data
 
 SUFFIXES = tuple(
