@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from regraft import gate, pipeline, sources, tasks
+from regraft import gate, pipeline, reading, sources, tasks
 from regraft.errors import AlreadyExists, BadInput, NotFound
 from regraft.ledger import Entry
-from regraft.recipe import Recipe, Training
+from regraft.recipe import Columns, Data, Recipe, Training
 from regraft.step import Context, recipe_of, result_of
 from regraft.store import Manifest, sha256
 
@@ -188,45 +188,65 @@ def _champion(context: Context, entry: Entry) -> Contestant:
     return Contestant(context, declared.model_copy(update=as_trained), manifest)
 
 
+def anchor(declared: Recipe) -> Data | None:
+    """The fixed anchor set as a source of rows, with columns and labels of data.source; None without one."""
+    if declared.gates.forgetting is None:
+        return None
+    columns = Columns(text=declared.data.columns.text, label=declared.data.columns.label)
+    return Data(
+        source=declared.gates.forgetting.anchor,
+        columns=columns,
+        labels=declared.data.labels,
+        quoting=declared.data.quoting,
+    )
+
+
 def _anchor(declared: Recipe, challenger: Contestant, champion: Contestant | None) -> gate.Answers | None:
     """What both say of the fixed anchor set; None without one, or without a champion."""
     import numpy as np
 
-    forgetting = declared.gates.forgetting
-    if forgetting is None or champion is None:
+    source = anchor(declared)
+    if source is None or champion is None:
         return None
-    rows = _read_anchor(forgetting.anchor, declared)
-    texts = rows["text"].to_pylist()
+    texts, labels = _read_anchor(source)
     digest = sha256(texts)  # not of the file: another column of it may be the text tomorrow
-    labels = np.array([declared.data.labels.index(label) for label in rows["label"].to_pylist()], dtype=np.int64)
     return gate.Answers(
-        labels=labels,
+        labels=np.array(labels, dtype=np.int64),
         challenger=challenger.probabilities(texts, digest),
         champion=champion.probabilities(texts, digest),
     )
 
 
-def _read_anchor(location: str, declared: Recipe) -> Any:
-    """Columns `text` and `label` of an anchor set, in the formats of data.source."""
-    import pyarrow as pa
-    import pyarrow.dataset as ds
+def _read_anchor(source: Data) -> tuple[list[str], list[int]]:
+    """Texts and label indices of an anchor set. A row that validate would set aside is an error: the set is fixed.
 
-    kinds = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json"}
-    found = sources.files(location, tuple(kinds))
-    kind = kinds.get(Path(found[0][1]).suffix)
-    if kind is None:
-        raise BadInput(f"an anchor set is one of {', '.join(kinds)}", where=location)
-    columns = declared.data.columns
-    try:
-        table = ds.dataset([path for _, path in found], format=kind, filesystem=found[0][0]).to_table()
-        rows = pa.table({"text": table[columns.text].cast("string"), "label": table[columns.label].cast("string")})
-    except (KeyError, pa.ArrowException) as error:
-        raise BadInput(f"cannot be read as an anchor set: {error}", where=location) from error
-    unknown = set(rows["label"].unique().to_pylist()) - set(declared.data.labels)
-    if unknown or not rows.num_rows:
-        what = f"labels {sorted(map(str, unknown))} are not in data.labels" if unknown else "it has no rows"
-        raise BadInput(f"cannot be used as an anchor set: {what}", where=location)
-    return rows
+    Raises:
+        BadInput: a row has no text or no known label, or cannot be read.
+    """
+    texts: list[str] = []
+    labels: list[int] = []
+    files = reading.files(source)
+    for table, _ in reading.batches(source, files):
+        for row in table.select(["text", "label", "malformed", "file", "row"]).to_pylist():
+            place = f"row {row['row']} of {Path(files[row['file'] - 1][1]).name}"
+            label = (row["label"] or "").strip()
+            try:
+                text = (row["text"] or b"").decode()
+            except UnicodeDecodeError:
+                text, row["malformed"] = "", f"{place} is not UTF-8"
+            problem = row["malformed"] or (f"{place} has no text" if not text.strip() else "")
+            if not problem and label not in source.labels:
+                named = f"the label {label[:50]!r}, which is not in data.labels" if label else "no label"
+                problem = f"{place} has {named}"
+            if problem:
+                raise BadInput(
+                    f"cannot be used as an anchor set: {problem}",
+                    where=source.source,
+                    next="mend that row, or gates.forgetting.anchor in the recipe",
+                )
+            texts.append(text)
+            labels.append(source.labels.index(label))
+    return texts, labels
 
 
 def _matrix(table: Any) -> Any:

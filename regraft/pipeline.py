@@ -43,6 +43,7 @@ STEPS: tuple[Step, ...] = (
             "task",
             "data.columns",
             "data.labels",
+            "data.quoting",
             "data.window",
             "data.splits",
             "data.quarantine",

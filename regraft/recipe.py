@@ -149,6 +149,9 @@ class Data(Part):
     source: Location
     """fsspec URL, path or package://NAME/PATH of Parquet, CSV or JSON Lines: a file, a glob or a directory.
     ${VARIABLE} and ${VARIABLE:-default} are taken from the environment."""
+    quoting: Literal["auto", "minimal", "none"] = "auto"
+    """Whether values of CSV and TSV may stand in quotes: minimal, where they have to; none, a quote is a character like
+    any other. auto is minimal for .csv and none for .tsv."""
     columns: Columns
     labels: Annotated[tuple[Text, ...], Field(min_length=2)]
     """The label set, in the order of the model's outputs."""

@@ -10,8 +10,9 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from regraft.errors import BadInput, Temporary
 
@@ -85,27 +86,102 @@ def filesystem(url: str) -> tuple[Any, str]:
         raise BadInput(f"not a URL that fsspec can open: {error}", where=url) from error
 
 
-def files(location: str, suffixes: tuple[str, ...] = ()) -> list[tuple[Any, str]]:
-    """The files that a location names, sorted by path: itself, the matches of a glob, or all below a directory.
+class Found(NamedTuple):
+    """What a location names.
+
+    Attributes:
+        paths: of the files that count, sorted.
+        hidden: what was left out because a part of its path below the location starts with `.` or `_`.
+        unread: what else was left out: files of other suffixes, folders that a glob matches. Both relative to the
+            location, or to the part of it that is before the first wildcard.
+    """
+
+    system: Any
+    paths: list[str]
+    hidden: list[str]
+    unread: list[str]
+
+
+def look(location: str, suffixes: tuple[str, ...] = ()) -> Found:
+    """What a location names: itself, the matches of a glob, or all below a directory.
 
     Args:
         location: as in a recipe, before `expand`.
-        suffixes: below a directory, only files that end so count.
+        suffixes: below a directory, only files that end so count, in capitals too. A folder that a glob matches counts
+            if it ends so, as Spark writes `reviews.parquet/`.
+
+    Raises:
+        BadInput: nothing is there, or nothing that counts.
     """
     url = expand(location)
+    unread: list[str] = []
     with reading(location):
         system, path = filesystem(url)
-        if any(character in path for character in "*?["):
-            found = [p for p in system.glob(path) if not system.isdir(p)]
+        fixed, _, pattern = path.rpartition("/")
+        if wild := re.search(r"[*?[]", path):
+            root = path[: wild.start()].rpartition("/")[0]
+            pattern = path[len(root) :]
+            found = []
+            for match, info in sorted(system.glob(path, detail=True).items()):
+                if not _is_folder(system, match, info):
+                    found.append(match)
+                elif suffixes and match.lower().endswith(suffixes):
+                    found += [p for p in system.find(match) if p.lower().endswith(suffixes)]
+                elif "**" not in pattern:
+                    unread.append(_below(root, match) + "/")
         elif system.isdir(path):
-            found = [p for p in system.find(path) if not suffixes or p.endswith(suffixes)]
+            root, pattern = path, ""
+            below = system.find(path)
+            found = [p for p in below if p.lower().endswith(suffixes or "") and not _is_linked_folder(system, p)]
+            unread = [_below(root, p) for p in sorted(set(below) - set(found))]
         else:
             system.info(path)
-            found = [path]
-    found = [p for p in found if not Path(p).name.startswith((".", "_"))]
-    if not found:
-        raise BadInput("no file matches", where=location, next=f"check data.source; it was read as {url}")
-    return [(system, p) for p in sorted(found)]
+            root, found = fixed, [path]
+    paths = sorted(p for p in set(found) if not _hidden(_below(root, p), pattern))
+    hidden = [name for name in (_below(root, p) for p in sorted(set(found))) if _hidden(name, pattern)]
+    hidden += [name for name in unread if _hidden(name, pattern)]
+    unread = [name for name in unread if not _hidden(name, pattern)]
+    if not paths:
+        what = f"no file matches; what is there is {some(hidden + unread)}" if hidden + unread else "no file matches"
+        ends = f", and files end in {', '.join(suffixes)}" if suffixes and unread else ""
+        rule = ". Parts of a path that start with . or _ do not count" if hidden else ""
+        raise BadInput(what + ends + rule, where=location, next=f"check the location; it was read as {url}")
+    return Found(system, paths, hidden, unread)
+
+
+def _is_folder(system: Any, path: str, info: dict[str, Any]) -> bool:
+    return info["type"] == "directory" or _is_linked_folder(system, path)
+
+
+def _is_linked_folder(system: Any, path: str) -> bool:
+    """Whether it is a symbolic link to a folder, which may lead in circles and so is not followed."""
+    return "file" in system.protocol and os.path.islink(path) and os.path.isdir(path)
+
+
+def _below(root: str, path: str) -> str:
+    return path[len(root) :].strip("/") if path.startswith(root) else path
+
+
+def _hidden(name: str, pattern: str) -> bool:
+    """Whether a part of the name says that it is not data: `.ipynb_checkpoints`, `_temporary`, not `_part=1`.
+
+    A part that the location itself spells so, as in `_archive/*.csv`, is meant.
+    """
+    *folders, file = name.rstrip("/").split("/")
+    parts = [part for part in folders if "=" not in part] + [file]
+    spelled = [part for part in pattern.split("/") if part.startswith((".", "_"))]
+    return any(part.startswith((".", "_")) and not any(fnmatch(part, p) for p in spelled) for part in parts)
+
+
+def some(names: list[str]) -> str:
+    """The first few of names, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+
+
+def files(location: str, suffixes: tuple[str, ...] = ()) -> list[tuple[Any, str]]:
+    """The files of `look`. Raises BadInput."""
+    found = look(location, suffixes)
+    return [(found.system, path) for path in found.paths]
 
 
 def digest(location: str, suffixes: tuple[str, ...] = ()) -> str:
@@ -155,8 +231,8 @@ def _recorded(location: str) -> list[bytes]:
         entries = importlib.metadata.files(name) or []
     except importlib.metadata.PackageNotFoundError:  # the distribution has another name than its package
         return []
-    found = [e for e in entries if str(e).startswith(prefix) and str(e).endswith(MODEL_FILES)]
-    found = [e for e in found if not e.name.startswith((".", "_"))]
+    found = [e for e in entries if str(e).startswith(prefix) and str(e).lower().endswith(MODEL_FILES)]
+    found = [e for e in found if not _hidden(str(e).removeprefix(prefix), "")]
     if not found or not all(e.hash and e.hash.mode == "sha256" for e in found):
         return []
     return [base64.urlsafe_b64decode(f"{e.hash.value}==") for e in sorted(found, key=str) if e.hash]

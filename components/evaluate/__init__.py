@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from regraft import sources
+from regraft import contest, reading, sources
 from regraft.step import Context, Outcome
 from regraft.store import sha256
 
@@ -17,16 +17,14 @@ def inputs(context: Context) -> dict[str, str]:
         "base_model": sources.base_model_digest(base.source, base.revision),
         "champion": champion.model if champion else "none",
     }
-    if forgetting := context.recipe.gates.forgetting:
-        columns = context.recipe.data.columns
-        digests["anchor"] = sha256([sources.digest(forgetting.anchor), columns.text, columns.label])
+    if anchor := contest.anchor(context.recipe):
+        digests["anchor"] = sha256([reading.digest(anchor), anchor.columns.text, anchor.columns.label, anchor.quoting])
     return digests
 
 
 def work(context: Context) -> Outcome:
     """Judges, draws, reports, and tells MLflow."""
     from components.evaluate import plots, report, tracking
-    from regraft import contest
     from regraft import tracking as mlflow_server
 
     client = mlflow_server.connect()  # before the work: a server that is away should cost nothing

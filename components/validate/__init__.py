@@ -7,6 +7,7 @@ SHA-256 of label and tidy text; `slice.<name>`), validation.json, profile.json, 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -14,9 +15,8 @@ from typing import Any
 
 from regraft import pipeline, reading, sources
 from regraft.errors import BadInput, NotFound, Refused
-from regraft.reading import SUFFIXES
 from regraft.step import Context, Outcome, upstream
-from regraft.store import Manifest
+from regraft.store import Manifest, sha256
 
 SAMPLE = 2_000
 """Rows whose tokens are counted."""
@@ -37,7 +37,14 @@ def inputs(context: Context) -> dict[str, str]:
     """Digests of all that the step reads."""
     data = context.recipe.data
     start, end = window(context)
-    found = {"source": sources.digest(data.source, SUFFIXES), "window": f"{start or ''}/{end or ''}"}
+    left_out = reading.left_out(data)
+    for sentence in left_out.values():  # here, so that a cached step says it too
+        print(f"warning: {data.source}: {sentence}", file=sys.stderr, flush=True)
+    found = {
+        "source": reading.digest(data),
+        "left_out": sha256(left_out),
+        "window": f"{start or ''}/{end or ''}",
+    }
     if data.contract.tokens:
         found["tokenizer"] = _tokenizer_digest(context)
     reference = _reference(context)
@@ -96,7 +103,9 @@ def work(context: Context) -> Outcome:
     counts = _token_counts(context, frozen.sample.column("text").to_pylist())
     found = list(contract.checks(data, tally, frozen, now, token_counts=counts, reference=before, end=end))
     found = contract.judged(found, frozen, data, context.out / "data_docs")
-    _write(context.out / "validation.json", _document(tally, frozen, found, start, end, reference))
+    left_out = reading.left_out(data)
+    document = _document(tally, frozen, found, start, end, reference)
+    _write(context.out / "validation.json", {**document, "left_out": left_out})
     warnings = [check for check in found if not check.passed and check.severity == "warning"]
     for check in warnings:
         context.progress(1, f"warning: {check.name}: {check.sentence}")
@@ -107,7 +116,11 @@ def work(context: Context) -> Outcome:
             "read": tally.read,
             "set_aside": tally.counted - tally.reasons[""],
             "checks": {check.name: check.observed for check in found},
-            "warnings": [f"{check.name}: {check.sentence}" for check in warnings],
+            "left_out": left_out,
+            "warnings": [
+                *(f"{check.name}: {check.sentence}" for check in warnings),
+                *(f"{kind}: {sentence}" for kind, sentence in left_out.items() if kind != "hidden"),
+            ],
         },
         views=("data_docs",),
         refused=_refusal(found),

@@ -1,4 +1,7 @@
-"""Reads Parquet, CSV and JSON Lines as a stream of batches with the recipe's columns, whatever the format."""
+"""Reads Parquet, CSV, TSV and JSON Lines as a stream of batches with the recipe's columns, whatever the format.
+
+No row vanishes: each is read, or it is malformed and says why, or the file is refused.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import bz2
 import difflib
 import functools
 import gzip
+import hashlib
+import json
 import lzma
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +21,7 @@ from urllib.parse import unquote
 
 from regraft import sources
 from regraft.errors import BadInput
-from regraft.reading import lines
+from regraft.reading import delimited, json_lines, lines
 from regraft.reading.lines import Part
 from regraft.recipe import Data
 
@@ -28,6 +34,10 @@ BATCH_ROWS = 65_536
 BATCH_BYTES = 16 << 20
 
 
+_TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi"}
+"""Folders in which a table of files says which of them it holds."""
+
+
 def files(data: Data) -> list[tuple[Any, str, int]]:
     """File system, path and size of each file of the source. Raises BadInput if one is empty."""
     found = sources.files(data.source, SUFFIXES)
@@ -37,6 +47,36 @@ def files(data: Data) -> list[tuple[Any, str, int]]:
         if size == 0:
             raise BadInput("the file is empty", where=_name(path, data), next="remove it or write its rows again")
     return sized
+
+
+def digest(data: Data) -> str:
+    """SHA-256 over all that `batches` reads of the source.
+
+    That is, in the order of their paths: each file's contents, its format, which its suffix tells, and the wanted
+    columns that stand in its path. Else paths do not count: a copy in another folder is the same source.
+    """
+    total = hashlib.sha256()
+    for system, path in sources.files(data.source, SUFFIXES):
+        with sources.reading(data.source), system.open(path, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        pairs = {name: value for name, value in _partition(path).items() if name in wanted(data)}
+        said = [content, _format(path), sorted(pairs.items())]
+        total.update(json.dumps(said).encode("utf-8", "surrogatepass") + b"\n")
+    return total.hexdigest()
+
+
+def left_out(data: Data) -> dict[str, str]:
+    """What lies at the source and is not read, or should not be, in a sentence a kind: hidden, unread, table."""
+    found, said = sources.look(data.source, SUFFIXES), {}
+    if found.hidden:
+        count = f"{len(found.hidden):,} file{'s' * (len(found.hidden) != 1)}"
+        said["hidden"] = f"{count} left out: a part of the path starts with . or _ ({sources.some(found.hidden)})"
+    if found.unread:
+        said["unread"] = f"{sources.some(found.unread)} not read; what is read ends in {', '.join(SUFFIXES)}"
+    for folder, kind in _TABLES.items():
+        if any(folder in name.split("/") for name in found.hidden):
+            said["table"] = f"files that this {kind} table's log has removed are read too; export one version of it"
+    return said
 
 
 def batches(data: Data, found: list[tuple[Any, str, int]]) -> Iterator[tuple[Any, float]]:
@@ -67,7 +107,7 @@ def batches(data: Data, found: list[tuple[Any, str, int]]) -> Iterator[tuple[Any
                 )
         done += size
     if rows == 0:
-        raise BadInput("no file has a row", where=data.source, next="check what writes data.source")
+        raise BadInput("no file has a row", where=data.source, next="check what writes it")
 
 
 def _name(path: str, data: Data) -> str:
@@ -81,7 +121,7 @@ def _understood(path: str, data: Data) -> Iterator[None]:
     """Turns what parsers raise into our errors."""
     import pyarrow as pa
 
-    advice = "mend the file or leave it out of data.source"
+    advice = "mend the file or take it away"
     try:
         yield
     except BadInput as error:
@@ -93,7 +133,7 @@ def _understood(path: str, data: Data) -> Iterator[None]:
         if "straddling" in what:
             what = f"has a line longer than {lines.BLOCK_BYTES >> 20} MiB"
         raise BadInput(f"cannot be read: {what}", where=_name(path, data), next=advice) from error
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, lzma.LZMAError, pa.ArrowException) as error:
+    except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, pa.ArrowException) as error:
         raise BadInput(f"cannot be read: {error}", where=_name(path, data), next=advice) from error
     except OSError as error:
         if error.errno is not None:
@@ -104,21 +144,29 @@ def _understood(path: str, data: Data) -> Iterator[None]:
 
 def _parts(file: Any, path: str, data: Data) -> Iterator[Part]:
     """The rows of one file, with at least the wanted columns that the file itself has."""
-    name, present = path.lower(), functools.partial(_present, path=path, data=data)
+    kind, present = _format(path), functools.partial(_present, path=path, data=data)
     for ending, unpack in ((".gz", gzip.open), (".bz2", bz2.open), (".xz", lzma.open)):
-        if name.endswith(ending):
-            name, file = name.removesuffix(ending), unpack(file, "rb")
-    if name.endswith(".parquet"):
+        if kind.endswith(ending):
+            kind, file = kind.removesuffix(ending), unpack(file, "rb")
+    if kind == ".parquet":
         return _parquet(file, present)
-    if name.endswith((".csv", ".tsv")):
-        return _sliced(lines.csv_parts(file, present, "\t" if name.endswith(".tsv") else ","))
-    if name.endswith((".jsonl", ".ndjson", ".json")):
-        return _sliced(lines.json_parts(file, present, wanted(data)))
+    if kind in {".csv", ".tsv"}:
+        quoted = data.quoting == "minimal" or (data.quoting == "auto" and kind == ".csv")
+        labels = frozenset(label.strip().encode() for label in data.labels)
+        form = delimited.Form(b"\t" if kind == ".tsv" else b",", quoted, labels=labels)
+        return _sliced(delimited.parts(file, present, form, data.columns.label))
+    if kind:
+        return _sliced(json_lines.parts(file, present, wanted(data)))
     raise BadInput(
         f"the format {Path(path).suffix or 'without a suffix'} is not one of {', '.join(SUFFIXES)}",
         where=_name(path, data),
         next="convert the file or give it the right suffix",
     )
+
+
+def _format(path: str) -> str:
+    """The one of SUFFIXES that a path ends in, empty where it is none."""
+    return max((suffix for suffix in SUFFIXES if path.lower().endswith(suffix)), key=len, default="")
 
 
 def wanted(data: Data) -> list[str]:
@@ -151,6 +199,8 @@ def _present(found: list[str], path: str, data: Data) -> list[str]:
                 where=_name(path, data),
                 next="mend data.columns in the recipe, or what writes the file",
             )
+    if data.columns.text not in found:
+        raise BadInput(f"has the text, {data.columns.text!r}, in its path only", where=_name(path, data))
     return [column for column in wanted(data) if column in found]
 
 
@@ -161,11 +211,8 @@ def _parquet(file: Any, present: lines.Present) -> Iterator[Part]:
 
     source = pq.ParquetFile(file)
     columns, row = present(source.schema_arrow.names), 1
-    bytes_a_row = sum(
-        group.column(i).total_uncompressed_size
-        for group in map(source.metadata.row_group, range(source.metadata.num_row_groups))
-        for i in range(group.num_columns)
-    ) // max(1, source.metadata.num_rows)
+    groups = map(source.metadata.row_group, range(source.metadata.num_row_groups))
+    bytes_a_row = sum(group.total_byte_size for group in groups) // max(1, source.metadata.num_rows)
     size = max(64, min(BATCH_ROWS, BATCH_BYTES // max(1, bytes_a_row)))
     for batch in source.iter_batches(batch_size=size, columns=columns):
         yield Part(pa.table(batch), np.arange(row, row + batch.num_rows), {})
@@ -200,7 +247,7 @@ def _uniform(part: Part, data: Data, path: str, number: int) -> Any:
     text = column(data.columns.text)
     if not _is_text(text.type):
         raise _wrong_type(data.columns.text, text.type, "text", path, data)
-    columns = {"text": text.cast(pa.large_binary()).cast(pa.binary())}
+    columns = {"text": _as_bytes(text)}
     contents: list[bytes | None] = [None] * size
     reasons: list[str | None] = [None] * size
     for index, line in part.malformed.items():
@@ -221,8 +268,15 @@ def _uniform(part: Part, data: Data, path: str, number: int) -> Any:
 def _is_text(kind: Any) -> bool:
     import pyarrow as pa
 
-    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary)
-    return any(check(kind) for check in checks) or pa.types.is_large_binary(kind) or pa.types.is_null(kind)
+    of = pa.types
+    texts = (of.is_string, of.is_large_string, of.is_string_view)
+    return any(check(kind) for check in (*texts, of.is_binary, of.is_large_binary, of.is_binary_view, of.is_null))
+
+
+def _as_bytes(values: Any) -> Any:
+    import pyarrow as pa
+
+    return values.cast(pa.large_binary()).cast(pa.binary())
 
 
 def _wrong_type(column: str, kind: Any, expected: str, path: str, data: Data) -> BadInput:
@@ -245,6 +299,8 @@ def _strings(values: Any, name: str, path: str, data: Data) -> Any:
             raise _wrong_type(name, kind, "text or whole numbers", path, data) from error
     if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         raise _wrong_type(name, kind, "text or whole numbers", path, data)
+    if _is_text(kind):
+        values = _as_bytes(values)  # Parquet may call text what is not UTF-8
     try:
         return values.cast(pa.string())
     except pa.ArrowInvalid:

@@ -141,7 +141,7 @@ HEAD = b"text,label\n"
         (
             "a.csv",
             HEAD + b'{"text": "a", "label": "b", "time": 3}\n' * 2000,
-            "cannot be read: CSV parse error: Row #1001",
+            "cannot be read: its first 1,000 rows are malformed; row 1 has 3 of the header's 2 values",
         ),
         ("a.csv", HEAD + b"x" * (3 << 20) + b",positive\n", "has a line longer than 1 MiB"),
         ("a.csv", "text,label\na,b\n".encode("utf-16"), "cannot be read"),
