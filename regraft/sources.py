@@ -126,12 +126,12 @@ def look(location: str, suffixes: tuple[str, ...] = ()) -> Found:
                 if not _is_folder(system, match, info):
                     found.append(match)
                 elif suffixes and match.lower().endswith(suffixes):
-                    found += [p for p in system.find(match) if p.lower().endswith(suffixes)]
+                    found += [p for p in _all_below(system, match) if p.lower().endswith(suffixes)]
                 elif "**" not in pattern:
                     unread.append(_below(root, match) + "/")
         elif system.isdir(path):
             root, pattern = path, ""
-            below = system.find(path)
+            below = _all_below(system, path)
             found = [p for p in below if p.lower().endswith(suffixes or "") and not _is_linked_folder(system, p)]
             unread = [_below(root, p) for p in sorted(set(below) - set(found))]
         else:
@@ -147,6 +147,12 @@ def look(location: str, suffixes: tuple[str, ...] = ()) -> Found:
         rule = ". Parts of a path that start with . or _ do not count" if hidden else ""
         raise BadInput(what + ends + rule, where=location, next=f"check the location; it was read as {url}")
     return Found(system, paths, hidden, unread)
+
+
+def _all_below(system: Any, folder: str) -> list[str]:
+    """Files below a folder. One that may not be looked into is an error: fsspec would pass over it."""
+    walked = {"on_error": "raise"} if "file" in system.protocol else {}
+    return list(system.find(folder, **walked))
 
 
 def _is_folder(system: Any, path: str, info: dict[str, Any]) -> bool:

