@@ -195,7 +195,7 @@ def _present(found: list[str], path: str, data: Data) -> list[str]:
             close = difflib.get_close_matches(column, found, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise BadInput(
-                f"has no column {column!r}; it has {', '.join(map(repr, found[:20]))}{hint}",
+                f"has no column {column!r}; it has {', '.join(repr(name[:100]) for name in found[:20])}{hint}",
                 where=_name(path, data),
                 next="mend data.columns in the recipe, or what writes the file",
             )

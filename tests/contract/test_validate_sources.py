@@ -115,6 +115,71 @@ def test_a_line_of_20_megabytes_is_set_aside_and_does_not_stop_the_run(laptop: L
         assert (aside["row"], aside["reason"], len(aside["text"])) == (301, "too long", 200)
 
 
+def test_a_tsv_with_lone_quotes_is_read_whole(laptop: Laptop) -> None:
+    rows = reviews(300)
+    for row in (rows[40], rows[231]):
+        row["text"] = f'"{row["text"]}'
+    laptop.write("a.tsv", "text\tlabel\n" + "".join(f"{row['text']}\t{row['label']}\n" for row in rows))
+    assert laptop.run() == Exit.DONE
+    kept = [row["text"] for split in ("train", "dev", "holdout") for row in laptop.read(f"{split}.parquet")]
+    assert sorted(kept) == sorted(row["text"] for row in rows)
+    assert laptop.read("quarantine.parquet") == []
+
+
+def test_more_open_quotes_than_the_recipe_allows_refuse_the_run_and_the_first_is_named(laptop: Laptop) -> None:
+    lines = [f"{row['text']},{row['label']}" for row in reviews(300)]
+    for place in (40, 41, 120, 231):
+        lines[place] = '"' + lines[place]
+    laptop.write("a.csv", "\n".join(["text,label", *lines]))
+    assert laptop.run() == Exit.REFUSED
+    complaint = (
+        "4 of 300 rows (1.3%) are bad and set aside (4 malformed line; the first malformed: row 41 of a.csv opens"
+    )
+    assert complaint in (laptop.manifest().refused or "")
+
+
+def test_labels_in_paths_are_read_anew_when_a_folder_is_renamed_and_a_moved_source_is_not(
+    laptop: Laptop, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for label in ("negative", "positive"):
+        rows = [{"text": row["text"]} for row in reviews(300) if row["label"] == label]
+        laptop.write(f"day/label={label}/a.parquet", rows)
+    assert laptop.run() == Exit.DONE
+    first = laptop.manifest().identity
+    (laptop.folder / "data/day").rename(laptop.folder / "data/night")
+    assert laptop.run() == Exit.DONE
+    assert laptop.manifest().identity == first
+    (laptop.folder / "data/night/label=negative").rename(laptop.folder / "data/night/label=x")
+    assert laptop.run() == Exit.REFUSED
+    assert "150 unknown label: 'x'" in capfd.readouterr().err
+
+
+def test_what_is_not_read_is_said_in_the_log_and_in_the_result_also_when_cached(
+    laptop: Laptop, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = reviews(300)
+    laptop.write("a.csv", as_csv(rows[:150]))
+    laptop.write("B.CSV", as_csv(rows[150:]))
+    assert laptop.run() == Exit.DONE
+    assert laptop.manifest().metrics["left_out"] == {}
+    before = laptop.manifest().identity
+    relabelled = [{**row, "label": "positive"} for row in rows]
+    laptop.write(".ipynb_checkpoints/a-checkpoint.csv", as_csv(relabelled))
+    laptop.write("_delta_log/0.json", relabelled)
+    laptop.write("c.csv.zst", b"packed")
+    for _ in range(2):
+        assert laptop.run() == Exit.DONE
+        said = capfd.readouterr().err
+        assert "2 files left out: a part of the path starts with . or _ (.ipynb_checkpoints/a-checkpoint.csv" in said
+        assert "c.csv.zst not read; what is read ends in .parquet, " in said
+        assert "this Delta table's log has removed are read too" in said
+    manifest = laptop.manifest()
+    assert manifest.identity != before, "its report says what the one before did not"
+    assert manifest.metrics["rows"] == {"train": 214, "dev": 28, "holdout": 58}
+    assert laptop.read("validation.json")["left_out"] == manifest.metrics["left_out"]
+    assert [warning.partition(":")[0] for warning in manifest.metrics["warnings"]] == ["unread", "table"]
+
+
 HEAD = b"text,label\n"
 
 

@@ -16,6 +16,7 @@ from regraft.step import Context
 from regraft.store import Manifest
 from tests import champions
 from tests.tiny import RUN, Tiny
+from tests.unit.test_recipe import MINIMAL
 
 
 @pytest.fixture
@@ -139,3 +140,39 @@ def test_another_text_column_of_the_anchor_set_is_scored_anew(tiny: Tiny, contex
         contest.decide(context, model=model, opponent=opponent, data=data)
         kept.add(len(tiny.store.names("scores")))
     assert kept == {2, 3}, "one more file of scores for each"
+
+
+def anchored(path: Path, content: str, *labels: str) -> Any:
+    path.write_text(content)
+    document = MINIMAL.replace("labels: [negative, positive]", f"labels: {list(labels)}")
+    source = contest.anchor(recipe.parse(document + f"\ngates: {{forgetting: {{anchor: {path}}}}}\n"))
+    assert source is not None
+    return contest._read_anchor(source)
+
+
+def test_an_anchor_set_is_read_as_data_is(tmp_path: Path) -> None:
+    padded = anchored(tmp_path / "a.csv", "text,label\ngood,01\nbad, 02 \n", "01", "02")
+    assert padded == (["good", "bad"], [0, 1])
+    dates = '{"text": "2026-01-01T00:00:00", "label": 1}\n{"text": "2026-01-02", "label": 2}\n'
+    assert anchored(tmp_path / "a.jsonl", dates, "1", "2") == (["2026-01-01T00:00:00", "2026-01-02"], [0, 1])
+    assert anchored(tmp_path / "B.TSV", 'text\tlabel\n"good\tp\n', "p", "n") == (['"good'], [0])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("a.jsonl", '{"text": "x", "label": "p"}\n{"text": null, "label": "p"}\n', "row 2 of a.jsonl has no text"),
+        ("a.csv", "text,label\n  ,p\n", "row 1 of a.csv has no text"),
+        ("a.csv", "text,label\nx,\n", "row 1 of a.csv has no label"),
+        ("a.csv", "text,label\nx,q\n", "row 1 of a.csv has the label 'q', which is not in data.labels"),
+        ("a.csv", 'text,label\ny,n\n"x,p\n', "row 2 of a.csv opens a quote and does not close it"),
+        ("a.csv", "text,label\n", "no file has a row"),
+        ("a.xlsx", "text,label\n", "the format .xlsx is not one of"),
+    ],
+)
+def test_a_row_of_an_anchor_set_that_cannot_count_is_named(
+    tmp_path: Path, name: str, content: str, complaint: str
+) -> None:
+    with pytest.raises(BadInput, match=complaint) as raised:
+        anchored(tmp_path / name, content, "p", "n")
+    assert str(tmp_path / name) in str(raised.value)

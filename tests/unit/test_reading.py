@@ -1,0 +1,175 @@
+"""Rows of tables whose quotes, types and headers are not as they should be: each is read, or named with its reason."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regraft import reading
+from regraft.errors import BadInput
+from regraft.reading import lines
+from regraft.recipe import Columns, Data
+
+OPEN = "opens a quote and does not close it"
+
+
+def source(path: Path, **more: Any) -> Data:
+    columns = more.pop("columns", Columns(text="text", label="label"))
+    return Data(source=str(path), columns=columns, labels=("negative", "positive"), **more)
+
+
+def read(path: Path, content: bytes | str, **more: Any) -> list[tuple[str, str | None]]:
+    """Texts and labels; of malformed rows their bytes and why they are malformed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    data = source(path, **more)
+    rows = [row for table, _ in reading.batches(data, reading.files(data)) for row in table.to_pylist()]
+    assert [row["row"] for row in rows] == list(range(1, len(rows) + 1))
+    return [(row["text"].decode(), row["malformed"] or row["label"]) for row in rows]
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.TSV", "a.tsv.gz"])
+def test_a_quote_in_tsv_is_a_character(tmp_path: Path, name: str) -> None:
+    content = b'text\tlabel\n"lone\tpositive\nb\tnegative\n"c\tpositive\n'
+    packed = gzip.compress(content) if name.endswith("gz") else content
+    assert read(tmp_path / name, packed) == [('"lone', "positive"), ("b", "negative"), ('"c', "positive")]
+
+
+def test_the_recipe_says_that_tsv_is_quoted_or_that_csv_is_not(tmp_path: Path) -> None:
+    quoted = 'text\tlabel\n"two\nlines"\tpositive\n'
+    assert read(tmp_path / "a.tsv", quoted, quoting="minimal") == [("two\nlines", "positive")]
+    assert read(tmp_path / "a.csv", 'text,label\n"lone,positive\n', quoting="none") == [('"lone', "positive")]
+
+
+SWALLOWED = {
+    "closed by the quote of a later row": ['"film a,positive', "film b,negative", '"film c,positive', '"d",negative'],
+    "closed in the middle of a later row": ['"film a,positive', 'film "big" b,negative'],
+    "closed at the end of a later value": ['"film a,positive', "film b,negative", 'a screen of 12",positive'],
+    "closed at the end of the next value": ['"film a,positive', 'a screen of 12",positive'],
+    "closed by the end of the file": ["film b,negative", '"film a,positive', "film c,negative"],
+    "in the last row": ["film b,negative", '"film a,positive'],
+    "in the label": ['film a,"positive', "film b,negative", 'film c,"negative"'],
+}
+
+
+@pytest.mark.parametrize("rows", SWALLOWED.values(), ids=SWALLOWED)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_row_that_opens_a_quote_is_malformed_alone_and_swallows_no_other(
+    tmp_path: Path, rows: list[str], end: str
+) -> None:
+    found = read(tmp_path / "a.csv", end.join(["text,label", *rows, *["film e,positive"] * 3, ""]))
+    assert len(found) == len(rows) + 3
+    for number, (row, (text, label)) in enumerate(zip(rows, found, strict=False), start=1):
+        if "film a" in row or '"film c,' in row:
+            assert (text, label) == (row, f"row {number} of a.csv {OPEN}")
+        else:
+            assert label == row.rpartition(",")[2].strip('"')
+    assert found[-3:] == [("film e", "positive")] * 3
+
+
+@pytest.mark.parametrize("first", ["label", "text"])
+def test_quoted_values_of_several_lines_are_meant(tmp_path: Path, first: str) -> None:
+    texts = [
+        "two\nlines",
+        "Dear, sir\n\nthanks, for it",
+        'he "said"\r\nno',
+        "a,positive",
+        "\n",
+        "one, two\nthree, four",
+    ]
+    pairs = [f'"{text.replace(chr(34), chr(34) * 2)}"' for text in texts]
+    rows = [f"{text},positive" if first == "text" else f"positive,{text}" for text in pairs]
+    head = "text,label" if first == "text" else "label,text"
+    assert read(tmp_path / "a.csv", "\n".join([head, *rows])) == [(text, "positive") for text in texts]
+
+
+def test_quotes_inside_of_values_are_characters(tmp_path: Path) -> None:
+    rows = ['he said "no",positive', '5" disk,positive', '"big" film,positive', '"in, ""quotes""",negative']
+    texts = ['he said "no"', '5" disk', "big film", 'in, "quotes"']
+    found = read(tmp_path / "a.csv", "\n".join(["text,label", *rows]))
+    assert [text for text, _ in found] == texts
+
+
+def test_an_open_quote_is_found_in_a_column_that_nobody_reads(tmp_path: Path) -> None:
+    rows = ['a,positive,"note', "b,negative,", "c,positive,", 'd,negative,12"']
+    found = read(tmp_path / "a.csv", "\n".join(["text,label,note", *rows]))
+    assert found == [
+        ('a,positive,"note', f"row 1 of a.csv {OPEN}"),
+        ("b", "negative"),
+        ("c", "positive"),
+        ("d", "negative"),
+    ]
+
+
+HEADERS = {
+    'text,"label,channel\na,positive,web\n': f"cannot be read: its header {OPEN}",
+    'text,"label\na,positive\nb,"x",y\n': f"cannot be read: its header {OPEN}",
+    "\r\n\n": "has no column 'text'",
+    "text,label".encode("utf-16-le").decode(): "holds zero bytes; is it UTF-16?",
+    "text;label\na;positive\n": "has no column 'text'; it has 'text;label'",
+    "text,label,text\na,positive,b\n": "has the column 'text' 2 times",
+    f"text,{'x' * 200_000}\na,b\n": "its header is not a row of names: field larger than field limit",
+}
+
+
+@pytest.mark.parametrize(("content", "complaint"), HEADERS.items(), ids=range(len(HEADERS)))
+def test_an_odd_header_is_an_error_that_names_the_file(tmp_path: Path, content: str, complaint: str) -> None:
+    with pytest.raises(BadInput) as raised:
+        read(tmp_path / "a.csv", content)
+    assert complaint in raised.value.what
+    assert raised.value.where == str(tmp_path / "a.csv")
+
+
+def test_columns_that_nobody_reads_may_have_any_name(tmp_path: Path) -> None:
+    assert read(tmp_path / "a.csv", "\ufeff\ntext,x,x,,label\na,1,2,3,positive\n") == [("a", "positive")]
+
+
+@pytest.mark.parametrize("block", [300, 32 << 20])
+def test_types_of_json_come_from_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(lines, "BLOCK_BYTES", block)
+    early = [{"text": "a", "label": None}] * 1100
+    late = [{"text": "b", "label": 1}] * 1200
+    odd = [{"text": "c", "label": "1"}, {"text": 5, "label": 1}, {"text": "d"}]
+    found = read(tmp_path / "a.jsonl", "\n".join(map(json.dumps, [*early, *odd, *late])))
+    assert found[:1100] == [("a", None)] * 1100
+    assert found[1103:] == [("b", "1")] * 1200
+    assert [label for _, label in found[1100:1103]] == [
+        "row 1101 of a.jsonl has str in the column 'label', where most rows have int64",
+        "row 1102 of a.jsonl has int in the column 'text', where most rows have text",
+        None,
+    ]
+
+
+def test_a_column_may_come_late_in_a_file_of_json_lines(tmp_path: Path) -> None:
+    rows = [{"text": "a"}] * 1500 + [{"text": "b", "label": "positive"}] + [{"text": "c", "label": None}]
+    assert read(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))[-2:] == [("b", "positive"), ("c", None)]
+    rows[-2:] = [{"text": "b", "meta": {"label": 1}}]
+    with pytest.raises(BadInput, match="has no column 'label'"):
+        read(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+
+
+def test_numbers_too_long_for_python_are_malformed(tmp_path: Path) -> None:
+    rows = ['{"text": "a", "label": "positive"}'] * 3 + ['{"text": "b", "label": ' + "9" * 5000 + "}"]
+    assert [(label or "")[:8] for _, label in read(tmp_path / "a.jsonl", "\n".join(rows))] == ["positive"] * 3 + [
+        "row 4 of"
+    ]
+
+
+def test_the_digest_covers_what_is_read_of_paths_and_no_more(tmp_path: Path) -> None:
+    content = "text\na,b\nc,d\n"
+
+    def digest(name: str) -> str:
+        read_from = tmp_path / name
+        read_from.parent.mkdir(parents=True)
+        read_from.write_text(content)
+        return reading.digest(source(tmp_path / name.partition("/")[0]))
+
+    first = digest("one/label=negative/a.csv")
+    assert digest("two/label=negative/b.csv") == first, "another root, another file name"
+    assert digest("three/label=negative/month=5/a.csv") == first, "a column that nobody reads"
+    assert digest("four/label=positive/a.csv") != first
+    assert digest("five/label=negative/a.tsv") != first, "the same bytes are other rows"
