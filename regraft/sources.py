@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,8 +92,8 @@ class Found(NamedTuple):
     Attributes:
         paths: of the files that count, sorted.
         hidden: what was left out because a part of its path below the location starts with `.` or `_`.
-        unread: what else was left out: files of other suffixes, folders that a glob matches. Both relative to the
-            location, or to the part of it that is before the first wildcard.
+        unread: what else was left out: files of other suffixes, folders that a glob matches, files that it nearly
+            matches. Both relative to the location, or to the part of it that is before the first wildcard.
     """
 
     system: Any
@@ -129,6 +129,8 @@ def look(location: str, suffixes: tuple[str, ...] = ()) -> Found:
                     found += [p for p in _all_below(system, match) if p.lower().endswith(suffixes)]
                 elif "**" not in pattern:
                     unread.append(_below(root, match) + "/")
+            if suffixes:
+                unread += [_below(root, p) for p in _nearly_matched(system, path) if p not in found]
         elif system.isdir(path):
             root, pattern = path, ""
             below = _all_below(system, path)
@@ -155,6 +157,14 @@ def _all_below(system: Any, folder: str) -> list[str]:
     return list(system.find(folder, **walked))
 
 
+def _nearly_matched(system: Any, pattern: str) -> list[str]:
+    """Files that a glob would match but for capitals, or for what follows: `B.CSV` and `b.csv.zst` beside `*.csv`."""
+    folder, _, name = pattern.rpartition("/")
+    found = system.glob(f"{folder}/*", detail=True).items()
+    files = [path for path, info in found if not _is_folder(system, path, info)]
+    return sorted(path for path in files if fnmatchcase(Path(path).name.lower(), f"{name.lower()}*"))
+
+
 def _is_folder(system: Any, path: str, info: dict[str, Any]) -> bool:
     return info["type"] == "directory" or _is_linked_folder(system, path)
 
@@ -176,7 +186,7 @@ def _hidden(name: str, pattern: str) -> bool:
     *folders, file = name.rstrip("/").split("/")
     parts = [part for part in folders if "=" not in part] + [file]
     spelled = [part for part in pattern.split("/") if part.startswith((".", "_"))]
-    return any(part.startswith((".", "_")) and not any(fnmatch(part, p) for p in spelled) for part in parts)
+    return any(part.startswith((".", "_")) and not any(fnmatchcase(part, p) for p in spelled) for part in parts)
 
 
 def some(names: list[str]) -> str:

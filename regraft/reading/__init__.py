@@ -72,7 +72,10 @@ def left_out(data: Data) -> dict[str, str]:
         count = f"{len(found.hidden):,} file{'s' * (len(found.hidden) != 1)}"
         said["hidden"] = f"{count} left out: a part of the path starts with . or _ ({sources.some(found.hidden)})"
     if found.unread:
-        said["unread"] = f"{sources.some(found.unread)} not read; what is read ends in {', '.join(SUFFIXES)}"
+        said["unread"] = (
+            f"{sources.some(found.unread)} not read: the source does not match it, or it ends in none of "
+            f"{', '.join(SUFFIXES)}"
+        )
     for folder, kind in _TABLES.items():
         if any(folder in name.split("/") for name in found.hidden):
             said["table"] = f"files that this {kind} table's log has removed are read too; export one version of it"

@@ -245,11 +245,13 @@ def _of_tidy_quotes(
 
 
 def _swallows(row: bytes, form: Form) -> bool:
-    """Whether a row of several lines is rather several rows, whose first opens a quote and whose last closes it."""
-    first, *between, last = re.split(rb"\r\n|\r|\n", row)
-    if not (form.is_row(first) and form.is_row(last)):
-        return False
-    return 2 * sum(map(form.is_row, between)) >= len(between)
+    """Whether a row of several lines is rather several rows, of which one opens a quote and another closes it.
+
+    One line looks like a row in any case: that which has the label, or ends the row. Two do in no text but a table.
+    """
+    parts = re.split(rb"\r\n|\r|\n", row)
+    like_rows = sum(map(form.is_row, parts))
+    return like_rows >= 2 and 2 * like_rows >= len(parts)
 
 
 def _of_any_quotes(block: bytes, ends: Any, delimiters: Any, quotes: Any, form: Form, final: bool) -> _Rows:

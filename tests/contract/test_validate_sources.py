@@ -171,7 +171,7 @@ def test_what_is_not_read_is_said_in_the_log_and_in_the_result_also_when_cached(
         assert laptop.run() == Exit.DONE
         said = capfd.readouterr().err
         assert "2 files left out: a part of the path starts with . or _ (.ipynb_checkpoints/a-checkpoint.csv" in said
-        assert "c.csv.zst not read; what is read ends in .parquet, " in said
+        assert "c.csv.zst not read: the source does not match it, or it ends in none of .parquet, " in said
         assert "this Delta table's log has removed are read too" in said
     manifest = laptop.manifest()
     assert manifest.identity != before, "its report says what the one before did not"

@@ -50,6 +50,7 @@ SWALLOWED = {
     "closed in the middle of a later row": ['"film a,positive', 'film "big" b,negative'],
     "closed at the end of a later value": ['"film a,positive', "film b,negative", 'a screen of 12",positive'],
     "closed at the end of the next value": ['"film a,positive', 'a screen of 12",positive'],
+    "over a row without a label": ['"film a,positive', "film b,", 'a screen of 12",positive'],
     "closed by the end of the file": ["film b,negative", '"film a,positive', "film c,negative"],
     "in the last row": ["film b,negative", '"film a,positive'],
     "in the label": ['film a,"positive', "film b,negative", 'film c,"negative"'],
@@ -67,7 +68,9 @@ def test_a_row_that_opens_a_quote_is_malformed_alone_and_swallows_no_other(
         if "film a" in row or '"film c,' in row:
             assert (text, label) == (row, f"row {number} of a.csv {OPEN}")
         else:
-            assert label == row.rpartition(",")[2].strip('"')
+            values = row.rpartition(",")
+            assert label == values[2].strip('"')
+            assert text == {'"d"': "d"}.get(values[0], values[0])
     assert found[-3:] == [("film e", "positive")] * 3
 
 

@@ -78,6 +78,13 @@ def test_a_folder_that_a_glob_matches_is_read_if_it_is_named_as_data_and_else_na
     assert unread == ["old/"]
 
 
+def test_files_that_a_glob_nearly_matches_are_named(tmp_path: Path) -> None:
+    lying(tmp_path, "data/x/a.csv", "data/x/B.CSV", "data/x/c.csv.gz", "data/x/d.txt", "data/x/.e.csv.swp")
+    paths, _, unread = names(tmp_path, "data/**/*.csv", ".csv", ".csv.gz")
+    assert paths == ["data/x/a.csv"]
+    assert unread == ["x/B.CSV", "x/c.csv.gz"]
+
+
 def test_links_in_a_circle_are_not_followed_and_named(tmp_path: Path) -> None:
     lying(tmp_path, "data/a.csv", "elsewhere/b.csv")
     (tmp_path / "data/loop").symlink_to(tmp_path / "data")
