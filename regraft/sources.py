@@ -114,35 +114,24 @@ def look(location: str, suffixes: tuple[str, ...] = ()) -> Found:
         BadInput: nothing is there, or nothing that counts.
     """
     url = expand(location)
-    unread: list[str] = []
     with reading(location):
         system, path = filesystem(url)
-        fixed, _, pattern = path.rpartition("/")
+        root, pattern = path.rpartition("/")[0], path
         if wild := re.search(r"[*?[]", path):
             root = path[: wild.start()].rpartition("/")[0]
-            pattern = path[len(root) :]
-            found = []
-            for match, info in sorted(system.glob(path, detail=True).items()):
-                if not _is_folder(system, match, info):
-                    found.append(match)
-                elif suffixes and match.lower().endswith(suffixes):
-                    found += [p for p in _all_below(system, match) if p.lower().endswith(suffixes)]
-                elif "**" not in pattern:
-                    unread.append(_below(root, match) + "/")
-            if suffixes:
-                unread += [_below(root, p) for p in _nearly_matched(system, path) if p not in found]
+            found, others = _matched(system, path, suffixes)
         elif system.isdir(path):
-            root, pattern = path, ""
+            root = pattern = path
             below = _all_below(system, path)
             found = [p for p in below if p.lower().endswith(suffixes or "") and not _is_linked_folder(system, p)]
-            unread = [_below(root, p) for p in sorted(set(below) - set(found))]
+            others = sorted(set(below) - set(found))
         else:
             system.info(path)
-            root, found = fixed, [path]
+            found, others = [path], []
+    pattern = _below(root, pattern)
+    hidden = [name for name in (_below(root, p) for p in [*sorted(set(found)), *others]) if _hidden(name, pattern)]
+    unread = [name for name in (_below(root, p) for p in others) if not _hidden(name, pattern)]
     paths = sorted(p for p in set(found) if not _hidden(_below(root, p), pattern))
-    hidden = [name for name in (_below(root, p) for p in sorted(set(found))) if _hidden(name, pattern)]
-    hidden += [name for name in unread if _hidden(name, pattern)]
-    unread = [name for name in unread if not _hidden(name, pattern)]
     if not paths:
         what = f"no file matches; what is there is {some(hidden + unread)}" if hidden + unread else "no file matches"
         ends = f", and files end in {', '.join(suffixes)}" if suffixes and unread else ""
@@ -151,22 +140,33 @@ def look(location: str, suffixes: tuple[str, ...] = ()) -> Found:
     return Found(system, paths, hidden, unread)
 
 
+def _matched(system: Any, pattern: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The files that a glob names, and what somebody may think that it names."""
+    found, others = [], []
+    for path, info in sorted(system.glob(pattern, detail=True).items()):
+        if not _is_folder(system, path, info):
+            found.append(path)
+        elif suffixes and path.lower().endswith(suffixes):
+            found += [p for p in _all_below(system, path) if p.lower().endswith(suffixes)]
+        elif "**" not in pattern:
+            others.append(path)
+    folder, _, name = pattern.rpartition("/")
+    if suffixes and name.strip("*"):  # B.CSV and b.csv.zst beside *.csv
+        beside = system.glob(f"{folder}/*", detail=True).items()
+        files = [path for path, info in beside if path not in found and not _is_folder(system, path, info)]
+        others += [path for path in files if fnmatchcase(Path(path).name.lower(), f"{name.lower()}*")]
+    return found, others
+
+
 def _all_below(system: Any, folder: str) -> list[str]:
     """Files below a folder. One that may not be looked into is an error: fsspec would pass over it."""
     walked = {"on_error": "raise"} if "file" in system.protocol else {}
-    return list(system.find(folder, **walked))
-
-
-def _nearly_matched(system: Any, pattern: str) -> list[str]:
-    """Files that a glob would match but for capitals, or for what follows: `B.CSV` and `b.csv.zst` beside `*.csv`."""
-    folder, _, name = pattern.rpartition("/")
-    found = system.glob(f"{folder}/*", detail=True).items()
-    files = [path for path, info in found if not _is_folder(system, path, info)]
-    return sorted(path for path in files if fnmatchcase(Path(path).name.lower(), f"{name.lower()}*"))
+    return [path for path in system.find(folder, **walked) if not path.endswith("/")]
 
 
 def _is_folder(system: Any, path: str, info: dict[str, Any]) -> bool:
-    return info["type"] == "directory" or _is_linked_folder(system, path)
+    # A bucket's console makes folders that are empty objects, whose names end in a slash.
+    return info["type"] == "directory" or path.endswith("/") or _is_linked_folder(system, path)
 
 
 def _is_linked_folder(system: Any, path: str) -> bool:

@@ -220,6 +220,8 @@ def _parquet(file: Any, present: lines.Present) -> Iterator[Part]:
     for batch in source.iter_batches(batch_size=size, columns=columns):
         yield Part(pa.table(batch), np.arange(row, row + batch.num_rows), {})
         row += batch.num_rows
+    if row - 1 != source.metadata.num_rows:
+        raise BadInput(f"cannot be read: it says that it has {source.metadata.num_rows:,} rows, and has {row - 1:,}")
 
 
 def _sliced(parts: Iterator[Part]) -> Iterator[Part]:

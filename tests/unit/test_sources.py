@@ -75,7 +75,7 @@ def test_a_folder_that_a_glob_matches_is_read_if_it_is_named_as_data_and_else_na
     lying(tmp_path, "data/a.csv", "data/b.csv/part-0.csv", "data/b.csv/_SUCCESS", "data/old/a.csv")
     paths, _, unread = names(tmp_path, "data/*", ".csv")
     assert paths == ["data/a.csv", "data/b.csv/part-0.csv"]
-    assert unread == ["old/"]
+    assert unread == ["old"]
 
 
 def test_files_that_a_glob_nearly_matches_are_named(tmp_path: Path) -> None:
