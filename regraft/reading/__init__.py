@@ -178,10 +178,11 @@ def wanted(data: Data) -> list[str]:
     return list(dict.fromkeys(filter(None, [columns.text, columns.label, columns.time, *columns.slices])))
 
 
-def _partition(path: str) -> dict[str, str]:
-    """Columns that stand in the path, as in `month=2025-01/part-0.parquet`."""
+def _partition(path: str) -> dict[str, str | None]:
+    """Columns that stand in the path, as in `month=2025-01/part-0.parquet`; a null is spelled as Hive does."""
     pairs = (part.partition("=") for part in path.split("/")[:-1])
-    return {unquote(key): unquote(value) for key, equals, value in pairs if equals}
+    named = {unquote(key): unquote(value) for key, equals, value in pairs if equals}
+    return {key: None if value == "__HIVE_DEFAULT_PARTITION__" else value for key, value in named.items()}
 
 
 def _present(found: list[str], path: str, data: Data) -> list[str]:
@@ -200,7 +201,9 @@ def _present(found: list[str], path: str, data: Data) -> list[str]:
             raise BadInput(
                 f"has no column {column!r}; it has {', '.join(repr(name[:100]) for name in found[:20])}{hint}",
                 where=_name(path, data),
-                next="mend data.columns in the recipe, or what writes the file",
+                next="write `quoting: minimal` below `data:` in the recipe, if its values stand in quotes"
+                if f'"{column}"' in found
+                else "mend data.columns in the recipe, or what writes the file",
             )
     if data.columns.text not in found:
         raise BadInput(f"has the text, {data.columns.text!r}, in its path only", where=_name(path, data))
@@ -247,7 +250,7 @@ def _uniform(part: Part, data: Data, path: str, number: int) -> Any:
             if pa.types.is_dictionary(values.type):
                 values = values.dictionary_decode()
             return values
-        return pa.repeat(pa.scalar(constants[name]), size)
+        return pa.repeat(pa.scalar(constants[name], pa.string()), size)
 
     text = column(data.columns.text)
     if not _is_text(text.type):

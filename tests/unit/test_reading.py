@@ -45,6 +45,17 @@ def test_the_recipe_says_that_tsv_is_quoted_or_that_csv_is_not(tmp_path: Path) -
     assert read(tmp_path / "a.csv", 'text,label\n"lone,positive\n', quoting="none") == [('"lone', "positive")]
 
 
+def test_a_tsv_whose_header_stands_in_quotes_says_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="has no column 'text'") as raised:
+        read(tmp_path / "a.tsv", '"text"\t"label"\n"a"\t"positive"\n')
+    assert "`quoting: minimal`" in str(raised.value)
+
+
+def test_a_null_in_a_path_is_spelled_as_hive_does(tmp_path: Path) -> None:
+    assert read(tmp_path / "label=__HIVE_DEFAULT_PARTITION__/a.csv", "text,x\na,1\n") == [("a", None)]
+    assert read(tmp_path / "label=caf%C3%A9/a.csv", "text,x\na,1\n") == [("a", "café")]
+
+
 SWALLOWED = {
     "closed by the quote of a later row": ['"film a,positive', "film b,negative", '"film c,positive', '"d",negative'],
     "closed in the middle of a later row": ['"film a,positive', 'film "big" b,negative'],
