@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from regraft import contest, reading, sources
 from regraft.step import Context, Outcome
 from regraft.store import sha256
@@ -18,6 +20,8 @@ def inputs(context: Context) -> dict[str, str]:
         "champion": champion.model if champion else "none",
     }
     if anchor := contest.anchor(context.recipe):
+        for sentence in reading.left_out(anchor).values():
+            print(f"warning: {anchor.source}: {sentence}", file=sys.stderr, flush=True)
         digests["anchor"] = sha256([reading.digest(anchor), anchor.columns.text, anchor.columns.label, anchor.quoting])
     return digests
 

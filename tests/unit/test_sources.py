@@ -96,3 +96,15 @@ def test_a_source_of_which_nothing_counts_says_what_is_there(tmp_path: Path) -> 
     lying(tmp_path, "data/a.csv.zst", "data/_b.csv")
     with pytest.raises(BadInput, match=r"what is there is _b\.csv, a\.csv\.zst, and files end in \.csv\. Parts"):
         sources.look(str(tmp_path / "data"), (".csv",))
+
+
+@pytest.mark.parametrize("source", ["data", "data/", "data/**"])
+def test_folders_that_are_empty_objects_of_a_bucket_are_no_files(s3: str, source: str) -> None:
+    url = f"{s3.rstrip('/')}/{source}"
+    system, root = sources.filesystem(s3.rstrip("/"))
+    for name in ("a.csv", "B.CSV", "month=1/", "month=1/c.csv", ".tmp/a.csv", "t.csv/_SUCCESS", "t.csv/part-0.csv"):
+        system.pipe(f"{root}/data/{name}", b"" if name.endswith("/") else b"text,label\n")
+    found = sources.look(url, (".csv",))
+    read = [path.removeprefix(f"{root}/data/") for path in found.paths]
+    assert read == ["B.CSV", "a.csv", "month=1/c.csv", "t.csv/part-0.csv"]
+    assert (found.hidden, found.unread) == ([".tmp/a.csv", "t.csv/_SUCCESS"], [])
