@@ -228,7 +228,7 @@ def _read_anchor(source: Data) -> tuple[list[str], list[int]]:
     files = reading.files(source)
     for table, _ in reading.batches(source, files):
         for row in table.select(["text", "label", "malformed", "file", "row"]).to_pylist():
-            place = f"row {row['row']} of {Path(files[row['file'] - 1][1]).name}"
+            place = f"row {row['row']} of {sources.written(Path(files[row['file'] - 1][1]).name)}"
             label = (row["label"] or "").strip()
             try:
                 text = (row["text"] or b"").decode()

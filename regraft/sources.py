@@ -189,9 +189,14 @@ def _hidden(name: str, pattern: str) -> bool:
     return any(part.startswith((".", "_")) and not any(fnmatchcase(part, p) for p in spelled) for part in parts)
 
 
+def written(path: str) -> str:
+    """A path as text: what of a file's name is not UTF-8 is escaped."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
 def some(names: list[str]) -> str:
     """The first few of names, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+    return ", ".join(map(written, names[:5])) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 def files(location: str, suffixes: tuple[str, ...] = ()) -> list[tuple[Any, str]]:

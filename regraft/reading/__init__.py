@@ -115,6 +115,7 @@ def batches(data: Data, found: list[tuple[Any, str, int]]) -> Iterator[tuple[Any
 
 def _name(path: str, data: Data) -> str:
     """The file as a person would name it: with the protocol of the source."""
+    path = sources.written(path)
     scheme, mark, _ = data.source.partition("://")
     return f"{scheme}://{path}" if mark and scheme not in {"package", "file"} and "$" not in scheme else path
 
@@ -180,7 +181,7 @@ def wanted(data: Data) -> list[str]:
 
 def _partition(path: str) -> dict[str, str | None]:
     """Columns that stand in the path, as in `month=2025-01/part-0.parquet`; a null is spelled as Hive does."""
-    pairs = (part.partition("=") for part in path.split("/")[:-1])
+    pairs = (part.partition("=") for part in sources.written(path).split("/")[:-1])
     named = {unquote(key): unquote(value) for key, equals, value in pairs if equals}
     return {key: None if value == "__HIVE_DEFAULT_PARTITION__" else value for key, value in named.items()}
 
@@ -259,7 +260,10 @@ def _uniform(part: Part, data: Data, path: str, number: int) -> Any:
     contents: list[bytes | None] = [None] * size
     reasons: list[str | None] = [None] * size
     for index, line in part.malformed.items():
-        contents[index], reasons[index] = line.content, f"row {line.row} of {Path(path).name} {line.why}"
+        contents[index], reasons[index] = (
+            line.content,
+            f"row {line.row} of {sources.written(Path(path).name)} {line.why}",
+        )
     if part.malformed:
         columns["text"] = pc.coalesce(pa.array(contents, pa.binary()), columns["text"])
     columns["malformed"] = pa.array(reasons, pa.string()) if part.malformed else pa.nulls(size, pa.string())

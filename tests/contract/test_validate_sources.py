@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -152,6 +153,20 @@ def test_labels_in_paths_are_read_anew_when_a_folder_is_renamed_and_a_moved_sour
     (laptop.folder / "data/night/label=negative").rename(laptop.folder / "data/night/label=x")
     assert laptop.run() == Exit.REFUSED
     assert "150 unknown label: 'x'" in capfd.readouterr().err
+
+
+def test_names_of_files_need_not_be_utf_8(laptop: Laptop) -> None:
+    folder = os.fsencode(laptop.folder / "data") + b"/channel=caf\xe9/"
+    os.mkdir(folder)
+    for name, content in (
+        (b"d\xe9j\xe0.csv", as_csv(reviews(300)).replace("channel", "x") + "cut\n"),
+        (b"\xe9.zst", "x"),
+    ):
+        Path(os.fsdecode(folder + name)).write_text(content)
+    laptop.recipe(columns={"text": "text", "label": "label", "slices": ["channel"]})
+    assert laptop.run() == Exit.DONE
+    assert "channel=caf\\udce9/\\udce9.zst not read" in laptop.manifest().metrics["left_out"]["unread"]
+    assert laptop.read("train.parquet")[0]["slice.channel"] == "caf\\udce9"
 
 
 def test_what_is_not_read_is_said_in_the_log_and_in_the_result_also_when_cached(
