@@ -122,9 +122,7 @@ def look(location: str, suffixes: tuple[str, ...] = ()) -> Found:
             found, others = _matched(system, path, suffixes)
         elif system.isdir(path):
             root = pattern = path
-            below = _all_below(system, path)
-            found = [p for p in below if p.lower().endswith(suffixes or "") and not _is_linked_folder(system, p)]
-            others = sorted(set(below) - set(found))
+            found, others = _data_below(system, path, suffixes)
         else:
             system.info(path)
             found, others = [path], []
@@ -144,34 +142,39 @@ def _matched(system: Any, pattern: str, suffixes: tuple[str, ...]) -> tuple[list
     """The files that a glob names, and what somebody may think that it names."""
     found, others = [], []
     for path, info in sorted(system.glob(pattern, detail=True).items()):
-        if not _is_folder(system, path, info):
+        folder = _is_folder(path, info)
+        if folder and suffixes and path.lower().endswith(suffixes):
+            found += _data_below(system, path, suffixes)[0]
+        elif not folder and not _is_no_file(system, path):
             found.append(path)
-        elif suffixes and path.lower().endswith(suffixes):
-            found += [p for p in _all_below(system, path) if p.lower().endswith(suffixes)]
         elif "**" not in pattern:
             others.append(path)
-    folder, _, name = pattern.rpartition("/")
+    parent, _, name = pattern.rpartition("/")
     if suffixes and name.strip("*"):  # B.CSV and b.csv.zst beside *.csv
-        beside = system.glob(f"{folder}/*", detail=True).items()
-        files = [path for path, info in beside if path not in found and not _is_folder(system, path, info)]
-        others += [path for path in files if fnmatchcase(Path(path).name.lower(), f"{name.lower()}*")]
+        beside = system.glob(f"{parent}/*", detail=True).items()
+        files = [path for path, info in beside if path not in found and not _is_folder(path, info)]
+        others += [
+            path for path in files if path not in others and fnmatchcase(Path(path).name.lower(), f"{name.lower()}*")
+        ]
     return found, others
 
 
-def _all_below(system: Any, folder: str) -> list[str]:
-    """Files below a folder. One that may not be looked into is an error: fsspec would pass over it."""
-    walked = {"on_error": "raise"} if "file" in system.protocol else {}
-    return [path for path in system.find(folder, **walked) if not path.endswith("/")]
+def _data_below(system: Any, folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Files below a folder that end in a suffix, and others. One that may not be looked into is an error."""
+    walked = {"on_error": "raise"} if "file" in system.protocol else {}  # fsspec would pass over it
+    below = sorted(path for path in system.find(folder, **walked) if not path.endswith("/"))
+    found = [path for path in below if path.lower().endswith(suffixes or "") and not _is_no_file(system, path)]
+    return found, sorted(set(below) - set(found))
 
 
-def _is_folder(system: Any, path: str, info: dict[str, Any]) -> bool:
+def _is_folder(path: str, info: dict[str, Any]) -> bool:
     # A bucket's console makes folders that are empty objects, whose names end in a slash.
-    return info["type"] == "directory" or path.endswith("/") or _is_linked_folder(system, path)
+    return info["type"] == "directory" or path.endswith("/")
 
 
-def _is_linked_folder(system: Any, path: str) -> bool:
-    """Whether it is a symbolic link to a folder, which may lead in circles and so is not followed."""
-    return "file" in system.protocol and os.path.islink(path) and os.path.isdir(path)
+def _is_no_file(system: Any, path: str) -> bool:
+    """Whether it is a link to a folder, which may lead in circles and so is not followed, or a pipe."""
+    return "file" in system.protocol and os.path.exists(path) and not os.path.isfile(path)
 
 
 def _below(root: str, path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -85,11 +86,13 @@ def test_files_that_a_glob_nearly_matches_are_named(tmp_path: Path) -> None:
     assert unread == ["x/B.CSV", "x/c.csv.gz"]
 
 
-def test_links_in_a_circle_are_not_followed_and_named(tmp_path: Path) -> None:
+def test_links_in_a_circle_and_pipes_are_not_followed_and_named(tmp_path: Path) -> None:
     lying(tmp_path, "data/a.csv", "elsewhere/b.csv")
     (tmp_path / "data/loop").symlink_to(tmp_path / "data")
     (tmp_path / "data/c.csv").symlink_to(tmp_path / "elsewhere/b.csv")
-    assert names(tmp_path, "data", ".csv") == (["data/a.csv", "data/c.csv"], [], ["loop"])
+    os.mkfifo(tmp_path / "data/pipe.csv")
+    assert names(tmp_path, "data", ".csv") == (["data/a.csv", "data/c.csv"], [], ["loop", "pipe.csv"])
+    assert names(tmp_path, "data/*", ".csv") == (["data/a.csv", "data/c.csv"], [], ["loop", "pipe.csv"])
 
 
 def test_a_source_of_which_nothing_counts_says_what_is_there(tmp_path: Path) -> None:
