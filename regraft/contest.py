@@ -16,7 +16,8 @@ from typing import Any
 from regraft import gate, pipeline, reading, sources, tasks
 from regraft.errors import AlreadyExists, BadInput, NotFound
 from regraft.ledger import Entry
-from regraft.recipe import Columns, Data, Recipe, Training
+from regraft.parts import Columns, Data, Training
+from regraft.recipe import Recipe
 from regraft.step import Context, recipe_of, result_of
 from regraft.store import Manifest, sha256
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from regraft.intervals import Interval, calibration_error, difference, mcnemar, score, scores
-from regraft.recipe import Gates
+from regraft.parts import Gates
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from regraft import cron
 from regraft.errors import BadInput
-from regraft.recipe import Recipe, Resources, StepName
+from regraft.parts import Resources, StepName
+from regraft.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,8 @@ from components.finetune.checkpoints import Checkpoints, restore
 from components.finetune.tracking import Log
 from regraft import tasks
 from regraft.errors import BadInput, Temporary
-from regraft.recipe import Recipe, Training
+from regraft.parts import Training
+from regraft.recipe import Recipe
 from regraft.step import Context, Outcome, result_of
 
 METRIC = "f1_macro"

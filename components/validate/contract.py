@@ -17,7 +17,7 @@ from components.validate import docs
 from components.validate.freeze import Frozen
 from components.validate.profile import distance, word_drift
 from components.validate.rows import Tally
-from regraft.recipe import Data, Severity
+from regraft.parts import Data, Severity
 
 
 @dataclass(frozen=True, kw_only=True)

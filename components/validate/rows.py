@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from components.validate import text as texts
-from regraft.recipe import Data
+from regraft.parts import Data
 
 SPLITS = ("train", "dev", "holdout")
 REASONS = (

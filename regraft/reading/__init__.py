@@ -21,9 +21,9 @@ from urllib.parse import unquote
 
 from regraft import sources
 from regraft.errors import BadInput
+from regraft.parts import Data
 from regraft.reading import delimited, json_lines, lines
 from regraft.reading.lines import Part
-from regraft.recipe import Data
 
 SUFFIXES = tuple(
     kind + packed

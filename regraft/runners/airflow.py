@@ -30,6 +30,7 @@ from airflow.sdk import (
 
 from regraft import cron, pipeline, recipe, sources
 from regraft.errors import BadInput, RegraftError
+from regraft.parts import Resources
 from regraft.recipe import Recipe
 from regraft.runners import airflow_form, airflow_step, cluster
 from regraft.runners.airflow_approval import approval
@@ -276,7 +277,7 @@ def _task(declared: Recipe, step: pipeline.Step, settings: Settings) -> Any:
     )
 
 
-def _operator(settings: Settings, *, step: pipeline.Step, resources: recipe.Resources, **arguments: Any) -> Any:
+def _operator(settings: Settings, *, step: pipeline.Step, resources: Resources, **arguments: Any) -> Any:
     """A pod where there is a cluster, else a process: the one place where the two ways part."""
     if settings.cluster is None:
         return airflow_step.StepProcess(python=settings.python, **arguments)

@@ -11,7 +11,8 @@ from airflow.sdk import Param
 
 from regraft import pipeline, recipe
 from regraft.errors import BadInput
-from regraft.recipe import Recipe, Training
+from regraft.parts import Training
+from regraft.recipe import Recipe
 from regraft.runners import airflow_step
 from regraft.runners.airflow_approval import approved_by
 from regraft.store import sha256

@@ -12,7 +12,7 @@ from kubernetes.client.exceptions import ApiException
 
 from regraft import pipeline
 from regraft.errors import Exit
-from regraft.recipe import Resources
+from regraft.parts import Resources
 from regraft.runners import airflow_step
 from regraft.runners.cluster import PIPELINE_LABELS, Cluster
 

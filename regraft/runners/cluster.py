@@ -14,7 +14,7 @@ import regraft
 from regraft import yaml_marks
 from regraft.errors import BadInput
 from regraft.fields import Location, Zone
-from regraft.recipe import Part, StepName
+from regraft.parts import Part, StepName
 
 # What the network policies of the chart know the pods of steps by.
 PIPELINE_LABELS = {"app.kubernetes.io/part-of": "regraft", "app.kubernetes.io/component": "pipeline"}

@@ -27,7 +27,8 @@ import yaml
 
 from regraft import pipeline, recipe, sources
 from regraft.errors import BadInput, RegraftError, Temporary
-from regraft.recipe import Recipe, Resources, Schedule
+from regraft.parts import Resources, Schedule
+from regraft.recipe import Recipe
 from regraft.runners.cluster import PIPELINE_LABELS, Cluster, Placement
 
 BACKOFF_SECONDS = 60

@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from regraft import cron, pipeline, recipe
-from regraft.recipe import Recipe, Schedule
+from regraft.parts import Schedule
+from regraft.recipe import Recipe
 from tests.airflow.laptop import MINIMAL
 from tests.schedules import CRONS, HOURLY, ZONES, changes, instants
 

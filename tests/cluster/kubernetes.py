@@ -17,7 +17,7 @@ from typing import Any
 
 import urllib3
 
-from regraft.recipe import StepName
+from regraft.parts import StepName
 from tests.airflow.server import free_port, until
 from tests.helm.chart import CHART, HELM
 from tests.images.containers import REGISTRY, TAG, image

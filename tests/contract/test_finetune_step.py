@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from components.finetune.train import order
 from regraft import recipe, tasks
-from regraft.recipe import Training
+from regraft.parts import Training
 from tests.tiny import LATER, Tiny, rows
 
 

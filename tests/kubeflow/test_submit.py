@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from regraft.errors import BadInput
-from regraft.recipe import Schedule
+from regraft.parts import Schedule
 from regraft.runners import kubeflow
 from regraft.runners.cluster import Cluster
 from tests.kubeflow.api import Api

@@ -13,7 +13,7 @@ from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score, f1_score
 
 from regraft import gate, intervals
-from regraft.recipe import ForgettingGate, Gates, SliceGate
+from regraft.parts import ForgettingGate, Gates, SliceGate
 
 GATES = Gates(metric="accuracy", margin=0.02, min_rows=100)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from regraft import pipeline, recipe
 from regraft.errors import BadInput
-from regraft.recipe import Schedule
+from regraft.parts import Schedule
 from tests.unit.test_recipe import MINIMAL
 
 RECIPE = recipe.parse(MINIMAL)

@@ -11,8 +11,8 @@ import pytest
 
 from regraft import reading
 from regraft.errors import BadInput
+from regraft.parts import Columns, Data
 from regraft.reading import lines
-from regraft.recipe import Columns, Data
 
 OPEN = "opens a quote and does not close it"
 

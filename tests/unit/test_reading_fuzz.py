@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from regraft import reading
 from regraft.errors import BadInput
+from regraft.parts import Columns, Data
 from regraft.reading import lines
-from regraft.recipe import Columns, Data
 
 FEW = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 SNIPPETS = [

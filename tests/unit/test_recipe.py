@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regraft import pipeline, recipe
+from regraft import parts, pipeline, recipe
 from regraft.errors import BadInput
 from regraft.step import identity_document
 from regraft.store import sha256
@@ -195,7 +195,7 @@ def test_a_field_belongs_to_some_step_or_is_known_not_to() -> None:
     """A new field of the recipe must be given a step whose output it determines, or be listed here."""
     outside = {"description", "owner", "schedule", "resources", "data.source", "base_model.source"}
     fields = set(recipe.Recipe.model_fields) - {"data", "base_model", "training"}
-    fields |= {f"data.{name}" for name in recipe.Data.model_fields}
+    fields |= {f"data.{name}" for name in parts.Data.model_fields}
     fields |= {f"base_model.{name}" for name in recipe.BaseModelSource.model_fields}
     fields |= {"training"}
     covered = {field for step in pipeline.STEPS for field in step.recipe}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from components.evaluate import plots, report
-from regraft import gate, pipeline, recipe
+from regraft import gate, parts, pipeline
 from regraft.contest import Contest
 from regraft.step import Context
 from regraft.store import Cost, Manifest, Store
@@ -39,7 +39,7 @@ def contest_of(rows: int = 400, *, champion: bool = True) -> Contest:
     )
     verdict = gate.judge(
         found,
-        recipe.Gates(min_rows=100, floors={"accuracy": 0.5}, max_calibration_error=0.5),
+        parts.Gates(min_rows=100, floors={"accuracy": 0.5}, max_calibration_error=0.5),
         rows=gate.Rows(holdout=rows + 7, clean=rows, contaminated=7),
         challenger="c" * 64,
         **({"champion": "d" * 64, "version": 3} if champion else {}),

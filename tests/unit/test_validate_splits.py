@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from components.validate import freeze, rows
 from components.validate import text as texts
-from regraft.recipe import Columns, Data, Splits
+from regraft.parts import Columns, Data, Splits
 
 ROOT = Path(__file__).parents[2]
 LABELS = ("negative", "positive")
