@@ -8,8 +8,7 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
-"""Of a processor's instructions, those that the kernels of torch, ONNX Runtime and OpenVINO choose by."""
+from regraft.processor import FLAGS
 
 
 def described(cpuinfo: str, cores: int, load: tuple[float, float, float], when: datetime, code: str) -> str:
