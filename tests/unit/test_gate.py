@@ -172,6 +172,42 @@ def test_many_labels_need_little_memory() -> None:
         tracemalloc.stop()
 
 
+def test_rare_cells_drawn_together_are_distributed_as_the_multinomial_says() -> None:
+    counts = np.concatenate([[60, 9], np.arange(intervals.FEW_CELLS) % intervals.RARE + 1])
+    drawn = intervals._drawn(np.random.default_rng(3), counts, 40_000)
+    rows = counts.sum()
+    assert (drawn.sum(axis=0) == rows).all()
+    share = counts / rows
+    meant = rows * (np.diag(share) - np.outer(share, share))
+    assert np.abs(drawn.mean(axis=1) - counts).max() < 5 * np.sqrt(meant.max() / 40_000)
+    off = (np.cov(drawn) - meant) / np.sqrt(np.outer(np.diag(meant), np.diag(meant)))
+    assert np.abs(off).max() < 0.04
+
+
+def test_few_cells_are_drawn_as_numpy_draws_a_multinomial() -> None:
+    counts = np.arange(1, intervals.FEW_CELLS + 1)
+    plain = np.random.default_rng(3).multinomial(counts.sum(), counts / counts.sum(), size=50)
+    assert (intervals._drawn(np.random.default_rng(3), counts, 50) == plain.T).all()
+
+
+def test_rows_are_resampled_once_for_each_model_their_difference_and_each_slice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[int] = []
+
+    def counted(chance: Any, counts: Any, size: int) -> Any:
+        drawn.append(size)
+        return draw(chance, counts, size)
+
+    draw = intervals._drawn
+    monkeypatch.setattr(intervals, "_drawn", counted)
+    labels = labels_of(5000, 150)
+    one, two = (model(labels, right=right, seed=i, classes=150) for i, right in enumerate((0.85, 0.84)))
+    third = np.arange(len(labels)) % 3
+    judge(labels, one, two, slices={f"third={i}": third == i for i in range(3)})
+    assert sum(drawn) == (2 + 1 + 3) * intervals.RESAMPLES
+
+
 def test_the_interval_is_that_of_scipys_paired_bootstrap() -> None:
     one, two = model(LABELS, right=0.85, seed=1), model(LABELS, right=0.82, seed=2)
     ours = intervals.difference(LABELS, one, two, metric="accuracy", confidence=0.95)
