@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import tempfile
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -184,6 +187,39 @@ def test_personal_data_is_told_from_numbers(found: str, kinds: set[str]) -> None
     counts = texts.personal(pa.array(["nothing here", found]))
     assert {kind for kind, n in counts.items() if n and kind != "any"} == kinds
     assert counts["any"] == bool(kinds)
+
+
+@pytest.mark.parametrize("pattern", texts.PII.values(), ids=texts.PII)
+def test_looking_for_personal_data_is_linear_in_the_text(pattern: re.Pattern[str]) -> None:
+    head, at, tail = pattern.pattern.partition("@")
+    assert re._parser.parse(head).getwidth()[1] < 100, "what is tried from one place is bounded"
+    unbounded = re.findall(r"(\[[^]]*\]|.)[*+]", tail) if at else []
+    assert all(piece == ")" or not re.match(piece, "@") for piece in unbounded), "or ends before the next @"
+
+
+@pytest.mark.parametrize("long", ["x" * 200_000 + "@", "a@" + "b." * 200_000 + "1", "1." * 200_000 + "@"])
+def test_one_endless_text_without_an_address_is_searched_for_one(long: str) -> None:
+    assert texts.personal(pa.array([long] * 3))["any"] == 0  # took hours
+    assert texts.personal(pa.array([long + " x" * 9_000 + "@example.org"]))["e-mail"] == 1
+
+
+def test_a_long_run_of_marks_is_sorted_before_python_normalizes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [
+        "\u0301\u0f73" * 40,
+        "a" + "\u0301\u0327" * 40,
+        "e" + "\u0327\u0488\u0301\u0344\u0316" * 40 + "z",
+        "\uac00\u0f73\u0301" * 40,
+    ]
+    meant = [unicodedata.normalize("NFC", run) for run in runs]
+    normalize, handed = unicodedata.normalize, []
+
+    def seen(form: Any, value: str) -> str:
+        handed.append([unicodedata.combining(character) for character in value])
+        return normalize(form, value)
+
+    monkeypatch.setattr(unicodedata, "normalize", seen)
+    assert texts.tidy(pa.array(runs)).to_pylist() == meant
+    assert not any(before > after > 0 for classes in handed for before, after in itertools.pairwise(classes))
 
 
 @pytest.mark.parametrize(
