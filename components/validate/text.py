@@ -21,6 +21,8 @@ _MULTIPLIERS = [int.from_bytes(hashlib.sha256(b"%d" % i).digest()[:8], "big") | 
 _BANDS = [range(PER_BAND * k, PER_BAND * (k + 1)) for k in range(BANDS // 2)]
 _BANDS += [range(k, _HASHES, BANDS // 2) for k in range(BANDS // 2)]
 """Each hash serves two bands, as cells of a grid serve a row and a column: any two bands have at most one in common."""
+CACHED = 16_384
+"""Pairs of words that are hashed at a time: with what is made of them they fit the processor's nearest large cache."""
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 """Scripts that put no space between words: there each character counts as a word."""
 _DAMAGE = (
@@ -179,21 +181,32 @@ def bands(lists: Any) -> Any:
         return out
     vocabulary = pd.util.hash_array(coded.dictionary.to_numpy(zero_copy_only=False), categorize=False)
     hashed = vocabulary[coded.indices.to_numpy()]
-    starts = offsets[:-1]
     before = np.empty_like(hashed)
     before[1:] = hashed[:-1]
-    before[starts] = _MIX
+    before[offsets[:-1]] = _MIX
     pairs = (hashed ^ (before * np.uint64(_MIX))) * np.uint64(0xD6E8FEB86659FD93)
     pairs ^= pairs >> np.uint64(32)
-    lowest = np.empty((len(_MULTIPLIERS), len(lists)), dtype=np.uint64)
+    # A few texts at a time, so that what is read once for each hash stays in the processor's cache.
+    edges = np.unique(np.append(np.searchsorted(offsets, np.arange(0, len(pairs), CACHED)), len(lists)))
+    for first, last in itertools.pairwise(edges):
+        out[first:last] = _keys(pairs[offsets[first] : offsets[last]], offsets[first:last] - offsets[first])
+    return out
+
+
+def _keys(pairs: Any, starts: Any) -> Any:
+    """Keys of texts whose hashed pairs of words begin at `starts`."""
+    import numpy as np
+
+    lowest = np.empty((len(_MULTIPLIERS), len(starts)), dtype=np.uint64)
     scratch = np.empty_like(pairs)
     for number, multiplier in enumerate(_MULTIPLIERS):
         np.multiply(pairs, np.uint64(multiplier), out=scratch)
-        lowest[number] = np.minimum.reduceat(scratch, starts)
+        np.minimum.reduceat(scratch, starts, out=lowest[number])
+    out = np.zeros((BANDS, len(starts)), dtype=np.uint64)
     for band, numbers in enumerate(_BANDS):
         for number in numbers:
-            out[:, band] = (out[:, band] ^ lowest[number]) * np.uint64(_MIX)
-    return out
+            out[band] = (out[band] ^ lowest[number]) * np.uint64(_MIX)
+    return out.T
 
 
 def _on_others(text: Any, change: Any) -> Any:

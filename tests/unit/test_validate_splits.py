@@ -243,3 +243,12 @@ def test_no_row_of_the_shipped_example_is_called_damaged() -> None:
         pytest.skip("the example's data is not here; make data fetches it")
     text = ds.dataset(folder).to_table()["text"].combine_chunks()
     assert not texts.damaged(text).any()
+
+
+def test_how_many_texts_are_hashed_at_a_time_does_not_show_in_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [" ".join(f"w{(i * k) % 97}" for k in range(1, i % 40 + 2)) for i in range(300)]
+    lists = texts.words(pa.array([*many, "long " * 500, "last"]))
+    whole = texts.bands(lists)
+    monkeypatch.setattr(texts, "CACHED", 64)
+    assert (texts.bands(lists) == whole).all()
+    assert (texts.bands(lists.slice(7)) == whole[7:]).all()
