@@ -115,7 +115,8 @@ def up(*, home: Path = HOME, say: Callable[[str], None]) -> Stack:
     for name, start in (("mlflow", _mlflow), ("triton", _triton)):
         server: Server | None = getattr(stack, name)
         if server and server.alive:
-            say(f"{name}: runs already at {server.url}")
+            died = f"; it died and was started again: {len(deaths(home))}" if name == "triton" and deaths(home) else ""
+            say(f"{name}: runs already at {server.url}{died}")
             continue
         server = start(home)
         setattr(stack, name, server)
@@ -173,7 +174,21 @@ def _triton(home: Path) -> Server:
     grpc = free_port(8001, http)
     ports = {"http": http, "grpc": grpc, "metrics": free_port(8002, http, grpc)}
     command = [sys.executable, "-m", "components.deploy.serve", f"--repository={(home / 'models').absolute()}"]
+    command.append(f"--restart={_deaths(home).absolute()}")
     return _start("triton", command + [f"--{name}-port={port}" for name, port in ports.items()], home, ports, {})
+
+
+def deaths(home: Path = HOME) -> list[str]:
+    """When and of what the stack's Triton died since `up`; it was started again each time."""
+    if not read(home).triton:
+        return []
+    with suppress(FileNotFoundError):
+        return _deaths(home).read_text().splitlines()
+    return []
+
+
+def _deaths(home: Path) -> Path:
+    return home / "logs" / "triton.deaths"
 
 
 def _start(name: str, command: list[str], home: Path, ports: dict[str, int], variables: Mapping[str, str]) -> Server:

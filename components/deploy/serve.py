@@ -3,6 +3,9 @@
 `python -m components.deploy.serve --repository DIR` becomes the server itself (same process), so whoever started it
 stops it with SIGTERM and it ends when its requests are answered. What follows `--` goes to tritonserver as it is, and
 wins over what is chosen here.
+
+With `--restart FILE` it stays beside the server, starts it again when it dies, and writes each death to FILE. With
+`--front`, an nginx that dies with the server takes the HTTP requests: see components/deploy/front.py.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.deploy import front, keeper
 from components.deploy.replica import HEADER, TOKEN
 from regraft.errors import BadInput, RegraftError, Temporary
 
@@ -121,10 +125,10 @@ def environment(server: Path) -> dict[str, str]:
     }
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(number: int = signal.SIGKILL) -> None:
     """Asks Linux to kill this process when its parent dies, so that a killed deploy leaves no trial server behind."""
     pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, number)
 
 
 @dataclass(kw_only=True)
@@ -172,9 +176,14 @@ def running(*, repository: Path, log: Path, server: str | Path | None = None, ti
         yield Server(process=process, ports=ports, log=log)
     finally:
         _stop(process)
-        prefix = next(part for part in started if "shm-region-prefix-name" in part).rpartition("=")[2]
-        for leftover in Path("/dev/shm").glob(f"{prefix}*"):  # noqa: S108  where Triton puts it
-            leftover.unlink(missing_ok=True)
+        _sweep(started)
+
+
+def _sweep(started: Sequence[str]) -> None:
+    """Removes the shared memory that a server which was killed leaves behind."""
+    prefix = next(part for part in started if "shm-region-prefix-name" in part).rpartition("=")[2]
+    for leftover in Path("/dev/shm").glob(f"{prefix}*"):  # noqa: S108  where Triton puts it
+        leftover.unlink(missing_ok=True)
 
 
 def _wait(process: subprocess.Popen[Any], port: int, log: Path, timeout: float) -> None:
@@ -214,6 +223,17 @@ def _make(repository: Path) -> None:
         ) from error
 
 
+def _start_front(address: str, port: int, triton: int) -> None:
+    """Starts what listens in front of the server that this process becomes."""
+    front.nginx()
+    # SIGTERM when this process ends: nginx ends its workers only if it is asked to.
+    subprocess.Popen(
+        [sys.executable, "-m", "components.deploy.front", address, str(port), str(triton)],
+        stdin=subprocess.DEVNULL,
+        preexec_fn=lambda: _die_with_parent(signal.SIGTERM),
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m components.deploy.serve", description="Starts a Triton server.")
     parser.add_argument("--repository", type=Path, required=True, help="the model repository; made if it is not there")
@@ -225,6 +245,11 @@ def main() -> int:
     parser.add_argument(
         "--exit-timeout", type=int, default=30, help="seconds for open requests once it is told to stop (default: 30)"
     )
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument("--front", action="store_true", help="nginx takes the HTTP requests, with a limit on their size")
+    kept.add_argument(
+        "--restart", type=Path, metavar="FILE", help="start it again when it dies; FILE takes a line for each death"
+    )
     parser.add_argument(
         "extra", nargs="*", metavar="-- OPTION", help="options of tritonserver, such as --log-verbose=1"
     )
@@ -232,15 +257,30 @@ def main() -> int:
     try:
         server = home(arguments.server)
         _make(arguments.repository)
-        ports = Ports(http=arguments.http_port, grpc=arguments.grpc_port, metrics=arguments.metrics_port)
+        http = free_ports().http if arguments.front else arguments.http_port
+        behind = ["--http-address=127.0.0.1"] if arguments.front else []
+        ports = Ports(http=http, grpc=arguments.grpc_port, metrics=arguments.metrics_port)
         started = command(
             server,
             repository=arguments.repository.absolute(),
             ports=ports,
             address=arguments.address,
             exit_timeout=arguments.exit_timeout,
-            extra=arguments.extra,
+            extra=[*behind, *arguments.extra],
         )
+        if arguments.front:
+            _start_front(arguments.address, arguments.http_port, ports.http)
+        if arguments.restart:
+            try:
+                return keeper.keep(
+                    started,
+                    environment(server),
+                    deaths=arguments.restart,
+                    prepare=_die_with_parent,
+                    say=lambda text: print(f"serve: {text}", file=sys.stderr, flush=True),
+                )
+            finally:
+                _sweep(started)
         os.execve(started[0], started, environment(server))  # noqa: S606
     except RegraftError as error:
         print(f"serve: {error}", file=sys.stderr)

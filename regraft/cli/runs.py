@@ -96,6 +96,9 @@ def status(
         endpoints = stack.environment()
     except Temporary:
         endpoints = {}
+    if died := stack.deaths():
+        text = f"Triton of the laptop stack died and was started again, {len(died)} in all, the last: {died[-1]}; see "
+        console(stderr=True).print(text + str(stack.HOME / "logs" / "triton.log"), style="yellow", highlight=False)
     if name is None:
         overview = [_line(store, known) for known in recipes_in(store)]
         show(overview, _table(overview, endpoints), as_json=as_json)

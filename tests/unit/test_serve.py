@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from components.deploy import replica, serve
+from components.deploy import keeper, replica, serve
 
 
 @pytest.mark.slow
@@ -59,3 +62,72 @@ def test_with_a_token_only_who_has_it_may_control_the_server(tmp_path: Path, mon
                 replica.load(server.address, "none", [1])
     # no client of gRPC is in this environment, so that Triton was told has to do
     assert f"--grpc-restricted-protocol={serve.CONTROL}:{replica.HEADER}=only-for-tests" in command.split("\0")
+
+
+def answers(port: int, path: str = "/v2/health/ready") -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def until(true: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_kept_server_that_a_client_killed_serves_again_at_the_same_address_and_says_so(tmp_path: Path) -> None:
+    ports, deaths, log = serve.free_ports(), tmp_path / "deaths", tmp_path / "log"
+    command = [sys.executable, "-m", "components.deploy.serve", f"--repository={tmp_path / 'models'}"]
+    command += [f"--http-port={ports.http}", f"--grpc-port={ports.grpc}", f"--metrics-port={ports.metrics}"]
+    with log.open("w") as output:
+        process = subprocess.Popen([*command, f"--restart={deaths}"], stdout=output, stderr=output)
+    try:
+        until(lambda: answers(ports.http), process, log)
+        form = {"Content-Type": "application/x-www-form-urlencoded"}  # what curl -d sends
+        with suppress(OSError, http.client.HTTPException):
+            body = b"a" * (5 << 20)
+            urllib.request.urlopen(
+                urllib.request.Request(f"http://127.0.0.1:{ports.http}/", body, form), timeout=20
+            ).close()
+        until(lambda: deaths.exists() and answers(ports.http), process, log)
+        (line,) = deaths.read_text().splitlines()
+        assert line.endswith("UTC died of signal 11 (SIGSEGV)")
+        assert "serve: tritonserver died of signal 11 (SIGSEGV), death 1 since" in log.read_text()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=40) == 0, log.read_text()
+        assert not answers(ports.http)
+    finally:
+        if process.poll() is None:
+            process.kill()  # the server dies with it
+            process.wait()
+
+
+def kept(script: str, deaths: Path) -> subprocess.CompletedProcess[str]:
+    """What the keeper makes of a server that is this shell script."""
+    keeping = (
+        "import sys; from pathlib import Path; from components.deploy import keeper;"
+        "sys.exit(keeper.keep(['sh', '-c', sys.argv[1]], {}, deaths=Path(sys.argv[2]), prepare=lambda: None,"
+        "say=print, pause=0))"
+    )
+    return subprocess.run([sys.executable, "-c", keeping, script, deaths], capture_output=True, text=True, timeout=60)
+
+
+def test_a_server_that_dies_at_once_again_and_again_is_given_up(tmp_path: Path) -> None:
+    done = kept("kill -SEGV $$", tmp_path / "deaths")
+    assert done.returncode == 1
+    assert done.stdout.count("it is started again") == keeper.MOST_QUICK_DEATHS - 1
+    assert "5 times in a row within 20 s: it is not started again" in done.stderr
+    assert len((tmp_path / "deaths").read_text().splitlines()) == keeper.MOST_QUICK_DEATHS
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_server_that_ends_by_itself_at_its_first_start_is_not_started_again(tmp_path: Path, status: int) -> None:
+    done = kept(f"exit {status}", tmp_path / "deaths")
+    assert done.returncode == status
+    assert not (tmp_path / "deaths").exists()
