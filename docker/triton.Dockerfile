@@ -35,6 +35,11 @@ COPY requirements/serving.txt /tmp/requirements.txt
 RUN pip install --no-cache-dir --no-deps --require-hashes --break-system-packages -r /tmp/requirements.txt
 
 FROM ${BASE}
+USER 0
+# nginx, since a client can kill tritonserver: components/deploy/front.py
+# hadolint ignore=DL3008
+RUN apt-get update -q && apt-get install -qy --no-install-recommends nginx \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY regraft /app/regraft
 COPY components/__init__.py /app/components/__init__.py
 COPY components/deploy /app/components/deploy
@@ -54,5 +59,5 @@ USER 10001:10001
 EXPOSE 8000 8001 8002
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
   CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=4)"]
-ENTRYPOINT ["python3", "-m", "components.deploy.serve"]
+ENTRYPOINT ["python3", "-m", "components.deploy.serve", "--front"]
 CMD ["--repository=/models"]

@@ -54,7 +54,9 @@ http {{
       proxy_max_temp_file_size 0;
       proxy_read_timeout 600s;  # a model may take that long to load
       proxy_send_timeout 600s;
+      error_page 502 504 = @gone;
     }}
+    location @gone {{ return 444; }}  # hangs up, as a dead server does: deploy takes an answer for Triton's
   }}
 }}
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm.chart import CASES, CHART, HELM, helm, pods, rendered, variables
+from tests.helm.chart import CASES, CHART, HELM, ROOT, helm, pods, rendered, variables
 
 MODERN = ("--kube-version=1.35.0",)
 OLD = ("--kube-version=1.20.2",)
@@ -115,6 +116,18 @@ def test_gpus_are_limits_of_triton() -> None:
     assert triton["args"][-2:] == ["--", "--allow-gpu-metrics=true"]
     both = container(rendered("gpu", "--set=triton.extraArgs={--log-verbose=1}"), "Deployment/shop-regraft-triton")
     assert both["args"][-3:] == ["--", "--allow-gpu-metrics=true", "--log-verbose=1"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_triton_starts_as_its_image_says_with_the_front_that_clients_cannot_kill(case: str) -> None:
+    triton = container(rendered(case), "Deployment/shop-regraft-triton")
+    assert "command" not in triton
+    assert not any("http-address" in each or "http-port" in each for each in triton["args"])
+    (entrypoint,) = re.findall("^ENTRYPOINT (.*)$", (ROOT / "docker/triton.Dockerfile").read_text(), re.MULTILINE)
+    assert json.loads(entrypoint)[-1] == "--front"
+    assert {triton[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")} == {
+        "http"
+    }
 
 
 def test_replicas_of_triton_are_replaced_warm_and_spread_over_nodes() -> None:
