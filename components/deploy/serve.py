@@ -255,6 +255,12 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     try:
+        for option in arguments.extra if arguments.front else ():
+            if option.startswith(("--http-port", "--http-address")):
+                raise BadInput(
+                    f"{option} is not for tritonserver here: --front listens where it would",
+                    next="give --address and --http-port before the --",
+                )
         server = home(arguments.server)
         _make(arguments.repository)
         http = free_ports().http if arguments.front else arguments.http_port

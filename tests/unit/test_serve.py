@@ -131,3 +131,10 @@ def test_a_server_that_ends_by_itself_at_its_first_start_is_not_started_again(tm
     done = kept(f"exit {status}", tmp_path / "deaths")
     assert done.returncode == status
     assert not (tmp_path / "deaths").exists()
+
+
+def test_options_that_would_move_the_server_away_from_its_front_are_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "components.deploy.serve", f"--repository={tmp_path}", "--front"]
+    done = subprocess.run([*command, "--", "--http-port=9000"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 20
+    assert "--http-port=9000 is not for tritonserver here" in done.stderr
