@@ -224,7 +224,8 @@ def trainer_of(recipe: Recipe, model: Any, tokenizer: Any, *, rows: pa.Table, de
         args=arguments,
         train_dataset=Encoded(encoded, labels, positions),
         eval_dataset=Encoded(encode(dev), dev["label"].to_pylist()),
-        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
+        # Not beyond max_length, which may be all the positions that the model has.
+        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=None if training.max_length % 8 else 8),
         compute_metrics=lambda prediction: task.metrics(prediction.label_ids, prediction.predictions),
         callbacks=[EarlyStoppingCallback(training.early_stopping.patience)] if training.early_stopping else [],
     )

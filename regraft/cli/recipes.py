@@ -20,11 +20,13 @@ def validate(recipe: RecipeFile, as_json: Json = False) -> None:
     """Checks a recipe: finds **all** its errors at once, each with its line."""
     from rich.markup import escape
 
-    from regraft import pipeline
+    from regraft import base_model, pipeline
     from regraft import recipe as recipes
 
     declared = recipes.load(recipe)
     _variables_are_set(recipe, declared)
+    if folder := base_model.at_hand(declared):
+        base_model.check(declared, folder)
     document: dict[str, Any] = {"recipe": declared.name, "task": declared.task, "run": pipeline.run_id(declared)}
     text = (
         f"[green]✔[/] {escape(str(recipe))}: {declared.name}, {declared.task}; the run that is due is {document['run']}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft import sources
+from regraft import base_model, sources
 from regraft.errors import BadInput, Temporary
 from regraft.recipe import Recipe
 
@@ -36,11 +36,16 @@ def _base(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     declared = recipe.base_model
     name, options = sources.pretrained(declared.source, declared.revision, folder)
+    if not declared.source.startswith("hf://"):
+        base_model.check(recipe, Path(name))
     labels = dict(enumerate(recipe.data.labels))
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=bool(declared.remote_code), **options)
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
             name,
+            problem_type="single_label_classification",  # the base model may have had another
+            ignore_mismatched_sizes=True,  # of a head for other labels; see _only_the_head_is_fresh
+            output_loading_info=True,
             num_labels=len(labels),
             id2label=labels,
             label2id={label: i for i, label in labels.items()},
@@ -53,17 +58,60 @@ def _base(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
         kind = Temporary if declared.source.startswith("hf://") else BadInput
         raise kind(f"cannot load the base model: {error}", where=declared.source) from error
     except ValueError as error:
-        raise BadInput(f"not a base model for {recipe.task}: {error}", where=declared.source) from error
+        said = str(error).partition("\n")[0][:400]  # then come the names of all models that there are
+        raise BadInput(f"not a base model for {recipe.task}: {said}", where=declared.source) from error
     except ImportError as error:  # such as sentencepiece, for its tokenizer
         raise BadInput(
             f"the base model needs a package that is not installed: {error}",
             where=declared.source,
             next="pip install what the message names where the steps run",
         ) from error
+    except MemoryError:
+        raise
+    except (
+        Exception
+    ) as error:  # whatever tokenizers, safetensors and the model's own code raise: the files are to blame
+        what = f"the base model's files cannot be loaded: {type(error).__name__}: {str(error)[:400]}"
+        raise BadInput(what, where=declared.source, next=base_model.DOWNLOAD) from error
+    base_model.fits(recipe, model.config.to_dict(), where=declared.source)
+    _only_the_head_is_fresh(model, loaded, where=declared.source)
+    tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
+    base_model.embedded(tokens, model.get_input_embeddings().num_embeddings, where=declared.source)
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = _padding(tokenizer, where=declared.source)
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+def _only_the_head_is_fresh(model: Any, loaded: dict[str, Any], *, where: str) -> None:
+    """Raises BadInput where weights of the trunk are of another shape, or most are not there: they would be random."""
+    prefix = f"{model.base_model_prefix}."
+    other = sorted(str(key[0] if isinstance(key, tuple) else key) for key in loaded["mismatched_keys"])
+    if wrong := [name for name in other if name.startswith(prefix)]:
+        raise BadInput(
+            f"the weights have other shapes than config.json says: {sources.some(wrong)}",
+            where=where,
+            next="give config.json the values of the model that was saved, or save the model again",
+        )
+    trunk = {name for name, _ in model.named_parameters() if name.startswith(prefix)}
+    if len(missing := sorted(trunk & set(loaded["missing_keys"]))) > len(trunk) // 2:
+        raise BadInput(
+            f"the weights are not those of a {model.config.model_type}: {sources.some(missing)} are missing",
+            where=where,
+            next="correct model_type in config.json, or download the base model anew",
+        )
+
+
+def _padding(tokenizer: Any, *, where: str) -> str:
+    """A token to pad with where the tokenizer has none for it: what is padded is masked, whatever it is."""
+    for name in ("eos_token", "sep_token", "unk_token", "bos_token", "cls_token"):
+        if token := getattr(tokenizer, name, None):
+            return str(token)
+    raise BadInput(
+        "the tokenizer has no special token, so that there is nothing to fill up short texts with",
+        where=where,
+        next="set one that the model has an embedding for: tokenizer.pad_token = TOKEN, then save_pretrained()",
+    )
 
 
 def for_training(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
