@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from regraft import settings
 from regraft.errors import BadInput, Temporary
 
 
@@ -65,9 +66,23 @@ def reading(location: str) -> Iterator[None]:
     except OSError as error:
         raise Temporary(f"cannot be read: {error}", where=location, next="repeat the command") from error
     except Exception as error:
+        if wrong := credentials(error, where=location):
+            raise wrong from error
         if unreachable(error):
             raise Temporary(f"cannot be reached: {error}", where=location, next="repeat the command") from error
         raise
+
+
+def credentials(error: BaseException, *, where: str) -> BadInput | None:
+    """What to say where a client library finds no credentials, or half of them; None where it says anything else."""
+    name = type(error).__name__
+    if "Credentials" not in name and name not in ("ProfileNotFound", "TokenRetrievalError"):
+        return None
+    return BadInput(
+        f"there are no credentials to reach it with: {error}",
+        where=where,
+        next="export AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=..., or AWS_PROFILE, here as where the steps run",
+    )
 
 
 def unreachable(error: BaseException) -> bool:
@@ -79,6 +94,8 @@ def filesystem(url: str) -> tuple[Any, str]:
     """The fsspec file system of a URL or path, listings never cached, and the path in it."""
     import fsspec
 
+    if url.startswith(("s3://", "s3a://")):
+        settings.aws_endpoint()
     options = {} if "://" not in url or url.startswith("file://") else {"use_listings_cache": False}
     try:
         return fsspec.core.url_to_fs(url, **options)  # type: ignore[no-any-return]

@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from regraft import settings
 from regraft.errors import BadInput, Temporary
 
 HOME = Path(".regraft")
@@ -78,6 +79,7 @@ def environment(home: Path = HOME) -> dict[str, str]:
 
     Raises:
         Temporary: neither the environment names servers nor is the stack up.
+        BadInput: what the environment names is no server.
     """
     given = {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", "REGRAFT_TRITON_URLS") if name in os.environ}
     found = {
@@ -96,7 +98,10 @@ def environment(home: Path = HOME) -> dict[str, str]:
             )
         found["MLFLOW_TRACKING_URI"] = stack.mlflow.url
         found["REGRAFT_TRITON_URLS"] = stack.triton.url.removeprefix("http://")
-    return {name: os.environ.get(name, value) for name, value in {**found, **given}.items()}
+    named = {name: os.environ.get(name, value) for name, value in {**found, **given}.items()}
+    settings.mlflow(named)  # here, before the first step works for hours
+    settings.triton(named["REGRAFT_TRITON_URLS"])
+    return named
 
 
 def up(*, home: Path = HOME, say: Callable[[str], None]) -> Stack:

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from regraft import pipeline, processor, recipe
+from regraft import pipeline, processor, recipe, settings
 from regraft.errors import BadInput, Exit, NotFound, Refused, RegraftError, Temporary
 from regraft.ledger import Ledger
 from regraft.recipe import Recipe
@@ -226,7 +226,12 @@ def _run(
 
     signal.signal(signal.SIGTERM, terminate)
     signal.signal(signal.SIGINT, terminate)
-    with tempfile.TemporaryDirectory(prefix=f"regraft-{step.name}-", dir=os.environ.get("REGRAFT_SCRATCH")) as scratch:
+    try:
+        below = settings.scratch()
+    except BadInput as wrong:
+        print(f"{step.name}: {wrong}", file=sys.stderr, flush=True)
+        return wrong.exit
+    with tempfile.TemporaryDirectory(prefix=f"regraft-{step.name}-", dir=below) as scratch:
         try:
             declared = recipe.load(path)
             pipeline.run_time(run)

@@ -147,6 +147,8 @@ class Store:
                 next="free space or mend the network, then repeat the command: it resumes",
             ) from error
         except Exception as error:
+            if wrong := sources.credentials(error, where=self.where(key)):
+                raise wrong from error
             if sources.unreachable(error):
                 raise Temporary(
                     f"the store cannot be reached: {error}",

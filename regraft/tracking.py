@@ -6,12 +6,20 @@ promote registers from it. MLflow is imported inside the functions, so only the 
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+from regraft import settings, sources
 from regraft.errors import BadInput, Temporary
 
 IDENTITY_TAG = "regraft.identity"
@@ -21,16 +29,10 @@ def connect() -> Any:
     """A client of the MLflow server at MLFLOW_TRACKING_URI that has just answered.
 
     Raises:
-        BadInput: no server is configured, or it refuses the credentials.
+        BadInput: no server is configured, something else answers at its address, or it refuses the credentials.
         Temporary: the server does not answer; it was asked three times.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        raise BadInput(
-            "no MLflow server is configured",
-            where="MLFLOW_TRACKING_URI",
-            next="regraft up, or export MLFLOW_TRACKING_URI=http://HOST:5000",
-        )
+    uri = settings.mlflow()
     # Before the import: MLflow's own defaults wait for minutes, and load pickled models.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -42,9 +44,38 @@ def connect() -> Any:
 
     mlflow.set_tracking_uri(uri)
     client = mlflow.MlflowClient()
-    with answering():
-        client.search_experiments(max_results=1)
+    try:
+        with answering():
+            client.search_experiments(max_results=1)
+    except Temporary as error:
+        if other := _other_server(uri):
+            raise BadInput(
+                f"no MLflow server answers at {address()}: {other}",
+                where="MLFLOW_TRACKING_URI",
+                next="export MLFLOW_TRACKING_URI=http://HOST:5000, with the prefix behind the port where it has one",
+            ) from error
+        raise
     return client
+
+
+def _other_server(uri: str) -> str | None:
+    """What shows that something else than MLflow answers; None where it is MLflow, or away for now."""
+    try:
+        with urllib.request.urlopen(f"{uri}/version", timeout=10) as answer:  # noqa: S310  settings.mlflow has looked
+            said = answer.read(80)
+    except urllib.error.HTTPError as error:
+        # 401 and 403 are about credentials, 407 about a proxy; the others may pass
+        if error.code in (401, 403, 407, 408, 429) or (error.code >= 500 and error.code not in (501, 505)):
+            return None
+        return f"/version answers {error.code}"
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):
+            return f"TLS fails: {reason}"
+        if isinstance(reason, http.client.BadStatusLine) and not isinstance(reason, ConnectionError):
+            return "it does not speak HTTP"
+        return None
+    return None if re.match(rb"\d+\.\d+", said) else f"/version answers {said[:40].decode(errors='replace')!r}"
 
 
 @contextmanager
@@ -80,18 +111,119 @@ def answering() -> Iterator[None]:
         ) from error
 
 
-def run_of(client: Any, recipe: str, identity: str) -> str:
-    """Id of the MLflow run of a finetune, in the experiment named after the recipe; made if it is not there."""
+def ready(client: Any, recipe: str) -> None:
+    """Looks before the work at what it will need afterwards: the recipe's name in MLflow, and room for artifacts.
+
+    Raises:
+        BadInput: the name is a prompt's, or artifacts cannot be sent from here.
+        Temporary: MLflow, or where it keeps artifacts, is away.
+    """
+    with answering():
+        _no_prompt(client, recipe)
+        experiment = client.get_experiment(experiment_of(client, recipe))
+        _takes_artifacts(str(experiment.artifact_location), recipe)
+
+
+def _no_prompt(client: Any, recipe: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        registered = client.get_registered_model(recipe)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return
+        raise
+    if registered._is_prompt():  # of its tags MLflow shows all but this one
+        raise BadInput(
+            f"the name {recipe} is taken by a prompt in MLflow's registry: versions of the model would become its",
+            where=f"{address()}/#/prompts/{recipe}",
+            state="nothing was added to it",
+            next="give the recipe another name, or delete the prompt in MLflow",
+        )
+
+
+def _takes_artifacts(location: str, recipe: str) -> None:
+    """Asks where the experiment keeps its artifacts what is there. Raises BadInput, Temporary."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    what, scheme = "", urlsplit(location).scheme
+    if scheme in ("", "file"):
+        what = _not_on_this_machine(location)
+    else:
+        try:
+            get_artifact_repository(location).list_artifacts()
+        except Exception as error:  # whatever the clients of all clouds raise, and where they are not installed
+            if sources.credentials(error, where=location) or isinstance(error, ImportError):
+                what = f"{type(error).__name__}: {error}"
+            elif scheme == "mlflow-artifacts" and _serves_no_artifacts():
+                what = "the server was started with --no-serve-artifacts"
+            elif scheme in ("mlflow-artifacts", "http", "https") or sources.unreachable(error):
+                raise Temporary(
+                    f"MLflow's artifacts cannot be reached: {str(error).partition(chr(10))[0][:200]}",
+                    where=location,
+                    next="repeat the command",
+                ) from error
+            else:
+                what = f"{type(error).__name__}: {str(error)[:200]}"
+    if what:
+        raise BadInput(
+            f"artifacts of MLflow's experiment {recipe} cannot be sent from here: {what}",
+            where=settings.public(location),
+            state="nothing was trained or registered",
+            next="start the server with --serve-artifacts --artifacts-destination "
+            f"{settings.public(location)}, without --default-artifact-root; an experiment keeps its place, so rename"
+            f" {recipe} in MLflow then. Or give the steps the packages and credentials of that place",
+        )
+
+
+def _serves_no_artifacts() -> bool:
+    """Whether the server says that it was told to serve none; MLflow's client keeps that for itself, and retries."""
+    url = f"{settings.mlflow()}/api/2.0/mlflow-artifacts/artifacts"
+    try:
+        urllib.request.urlopen(url, timeout=10).close()  # noqa: S310  settings.mlflow has looked at it
+    except urllib.error.HTTPError as error:
+        return b"serve-artifacts" in error.read(1000)
+    except OSError:
+        pass
+    return False
+
+
+def _not_on_this_machine(location: str) -> str:
+    """Why files cannot be put into a folder that the server named, as seen from here; empty where they can."""
+    host = urlsplit(settings.mlflow()).hostname
+    if host not in ("localhost", "127.0.0.1", "::1"):
+        return f"it is a folder on the server's machine, {host}"
+    try:
+        Path(url2pathname(urlsplit(location).path)).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"it is a folder, and cannot be written here: {error.strerror}"
+    return ""
+
+
+def experiment_of(client: Any, recipe: str) -> str:
+    """Id of the experiment named after the recipe: made if it is not there, restored if somebody deleted it."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(recipe)
     if experiment is None:
         try:
-            experiment_id = client.create_experiment(recipe)
+            return str(client.create_experiment(recipe))
         except MlflowException:  # another process was first
-            experiment_id = client.get_experiment_by_name(recipe).experiment_id
-    else:
-        experiment_id = experiment.experiment_id
+            experiment = client.get_experiment_by_name(recipe)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        try:
+            client.restore_experiment(experiment.experiment_id)
+        except MlflowException:  # another process was first, or it is really gone
+            if client.get_experiment(experiment.experiment_id).lifecycle_stage == "deleted":
+                raise
+    return str(experiment.experiment_id)
+
+
+def run_of(client: Any, recipe: str, identity: str) -> str:
+    """Id of the MLflow run of a finetune, in the experiment named after the recipe; made if it is not there."""
+    experiment_id = experiment_of(client, recipe)
     found = client.search_runs(
         [experiment_id], f"tags.`{IDENTITY_TAG}` = '{identity}'", order_by=["attributes.start_time ASC"], max_results=1
     )
@@ -102,5 +234,4 @@ def run_of(client: Any, recipe: str, identity: str) -> str:
 
 def address() -> str:
     """URL of the server, without what may be secret in it."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return re.sub(r"//[^/@]*@", "//", uri)
+    return settings.public(os.environ.get("MLFLOW_TRACKING_URI", "").strip())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from regraft import settings
+from regraft.errors import BadInput
 from regraft.ledger import Ledger
 
 SECONDS = 10.0
@@ -17,8 +19,9 @@ def follow(name: str, ledger: Ledger) -> None:
 
     A server that is away or refuses is only named: Triton serves all the same, and the doctor makes MLflow follow.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
-    if not uri.startswith("http"):
+    try:
+        uri = settings.mlflow()
+    except BadInput:  # the steps that use MLflow have said so
         return
     failed = None
     for _ in range(ROUNDS):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.deploy import rollout
+from regraft import settings
 from regraft.errors import RegraftError
 from regraft.recipe import Recipe
 from regraft.step import follow_main
@@ -74,7 +75,7 @@ def _deployed(recipe: Recipe, store: Store, entry: Entry) -> str | None:
     """Rolls an entry out; gives why it was refused."""
     from components.deploy.deployment import deploy
 
-    with tempfile.TemporaryDirectory(prefix="regraft-deploy-", dir=os.environ.get("REGRAFT_SCRATCH")) as own:
+    with tempfile.TemporaryDirectory(prefix="regraft-deploy-", dir=settings.scratch()) as own:
         return deploy(
             recipe=recipe,
             store=store,

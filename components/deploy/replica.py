@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from regraft.errors import RegraftError, Temporary
+from regraft import settings
+from regraft.errors import BadInput, RegraftError, Temporary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,7 @@ ANSWER_SECONDS = 60.0
 # Whoever may load models may run code in Triton, so it can be told to take such requests with a token only.
 TOKEN = "REGRAFT_TRITON_TOKEN"  # noqa: S105 - the name of the variable
 HEADER = "regraft-token"
+LIVE = "/v2/health/live"
 
 
 class NotServed(RegraftError):
@@ -64,6 +66,14 @@ def _unreachable(address: str, error: Exception) -> Unreachable:
     )
 
 
+def _other(address: str, what: str) -> BadInput:
+    return BadInput(
+        what,
+        where=f"{address}, of REGRAFT_TRITON_URLS",
+        next=f"{settings.TRITON_EXAMPLE}  (the HTTP port of each replica)",
+    )
+
+
 def _control(address: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = ANSWER_SECONDS) -> Any:
     """What a replica answers to a request that is not for a model: JSON, or None where it says nothing.
 
@@ -72,16 +82,24 @@ def _control(address: str, path: str, body: Mapping[str, Any] | None = None, *, 
     Raises:
         NotServed: it says no.
         Unreachable: nobody answers.
+        BadInput: something else than Triton does.
     """
     host = address.removeprefix("http://").rstrip("/")
     try:
         with closing(http.client.HTTPConnection(host, timeout=CONNECT_SECONDS)) as connection:
             said, status = _exchange(connection, path, body, seconds)
+    except http.client.RemoteDisconnected as error:  # it went away before its answer
+        raise _unreachable(address, error) from error
+    except (http.client.BadStatusLine, http.client.LineTooLong) as error:
+        raise _other(address, "what answers there does not speak HTTP; gRPC has port 8001, most often") from error
     except (OSError, EOFError, http.client.HTTPException, UnicodeError) as error:  # the last of names that cannot be
         raise _unreachable(address, error) from error
     try:
         document = json.loads(said) if said else None
-    except ValueError:
+    except ValueError as error:
+        if path == LIVE and status in (200, 404):  # later on it is a replica that is not well
+            what = f"what answers there is not Triton; it says {said[:80].decode(errors='replace')!r}"
+            raise _other(address, what) from error
         document = {"error": f"no answer of Triton: {said[:80].decode(errors='replace')}"}
     if status != 200 or (isinstance(document, dict) and "error" in document):
         reason = document.get("error") if isinstance(document, dict) else None
@@ -110,9 +128,12 @@ def _headers() -> dict[str, str]:
 
 
 def reach(address: str) -> None:
-    """Raises Temporary where nothing answers; Triton listens once all models that it starts with are loaded."""
+    """Raises Temporary where nothing answers, BadInput where it is not Triton.
+
+    Triton listens once all models that it starts with are loaded.
+    """
     with suppress(NotServed):
-        _control(address, "/v2/health/live")
+        _control(address, LIVE)
 
 
 def index(address: str, name: str) -> dict[int, tuple[str, str]]:

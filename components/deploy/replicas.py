@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from components.deploy.replica import Unreachable
+from regraft import settings
 from regraft.errors import BadInput, Temporary
 
 # Where Kubernetes puts a pod's token and the API server's certificate authority.
@@ -146,17 +147,10 @@ def addresses(slices: list[dict[str, Any]], port: int) -> tuple[str, ...]:
 
 def named(urls: str) -> Replicas:
     """The replicas that the text of REGRAFT_TRITON_URLS names. Raises BadInput."""
-    listed = tuple(filter(None, (url.strip() for url in urls.split(","))))
-    if not any(url.startswith("kubernetes:") for url in listed):
-        return Listed(listed)
-    match = re.fullmatch(r"kubernetes:///([a-z0-9-]+)\.([a-z0-9-]+):(\d+)", listed[0])
-    if not match or len(listed) > 1:
-        raise BadInput(
-            f"not the address of a Service: {urls!r}",
-            where="REGRAFT_TRITON_URLS",
-            next="export REGRAFT_TRITON_URLS=kubernetes:///regraft-triton-replicas.NAMESPACE:8000",
-        )
-    return Pods(match[1], match[2], int(match[3]))
+    listed = settings.triton(urls)
+    if match := re.fullmatch(r"kubernetes:///(.+)\.(.+):(\d+)", listed[0]):
+        return Pods(match[1], match[2], int(match[3]))
+    return Listed(listed)
 
 
 def each(replicas: Replicas, act: Callable[[str], None]) -> None:

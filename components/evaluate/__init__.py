@@ -32,6 +32,7 @@ def work(context: Context) -> Outcome:
     from regraft import tracking as mlflow_server
 
     client = mlflow_server.connect()  # before the work: a server that is away should cost nothing
+    mlflow_server.ready(client, context.recipe.name)
     model, data = context.result("finetune"), context.result("validate")
     opponent = context.ledger.opponent(model.identity)
     found = contest.decide(context, model=model, opponent=opponent, data=data, measure_latency=True)

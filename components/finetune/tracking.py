@@ -68,6 +68,7 @@ def mlflow_run(context: Context) -> Iterator[Log]:
         Temporary: MLflow does not answer, before any training.
     """
     client = tracking.connect()
+    tracking.ready(client, context.recipe.name)
     import mlflow
     from mlflow.entities import Param, RunTag
     from mlflow.exceptions import MlflowException

@@ -38,6 +38,7 @@ def verify(context: Context, manifest: Manifest) -> bool:
 def work(context: Context) -> Outcome:
     """Decides against the current champion, registers, takes the next ledger entry; again if another was first."""
     client = tracking.connect()
+    tracking.ready(client, context.recipe.name)
     with tracking.answering():
         return _promoted(context, client)
 

@@ -1,0 +1,217 @@
+"""Variables of the environment as people write them: what is wrong is named before any work."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.deploy import replica, replicas
+from regraft import settings, stack, step, tracking
+from regraft.errors import BadInput, Exit, Temporary
+from regraft.store import Store
+
+
+@pytest.mark.parametrize(
+    ("uri", "what"),
+    [
+        ("file:///tmp/mlruns", "does not begin with http://"),
+        ("127.0.0.1:5000", "does not begin with http://"),
+        ("mlflow.example", "does not begin with http://"),
+        ("sqlite:///mlflow.db", "does not begin with http://"),
+        ("http://", "names no server"),
+        ("http://host:99999", "is no URL"),
+        ("http://host:port", "is no URL"),
+        ("http://a host:5000", "names no server"),
+        ("http://host:5000/#/experiments/0", "has more behind"),
+        (" \n", "no MLflow server is configured"),
+    ],
+)
+def test_what_is_no_address_of_mlflow_is_refused(uri: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(BadInput, match=what) as raised:
+        tracking.connect()
+    assert raised.value.where == "MLFLOW_TRACKING_URI"
+    assert "export MLFLOW_TRACKING_URI=http://HOST:5000" in str(raised.value.next)
+
+
+def test_a_password_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://me:secret@host")
+    with pytest.raises(BadInput) as raised:
+        settings.mlflow()
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {} ", "{}/"])
+def test_what_is_around_the_address_of_mlflow_does_not_matter(
+    around: str, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", around.format(mlflow_server))
+    assert tracking.connect().get_experiment("0").name == "Default"
+
+
+class Other(http.server.BaseHTTPRequestHandler):
+    """Some other server: it knows one page, or is ill."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(b"<html>welcome</html>")
+
+    do_POST = do_GET  # noqa: N815  as http.server wants it
+
+    def log_message(self, *_: object) -> None:
+        """Tells nobody."""
+
+
+@pytest.fixture
+def other() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def grpc() -> Iterator[str]:
+    """A server that greets in binary, as one of gRPC does."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03\x7f\xff\xff\xff\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("status", [200, 404, 405])
+def test_another_server_than_mlflow_is_told_apart(status: int, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Other, "status", status)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{other}")
+    with pytest.raises(BadInput, match="no MLflow server answers") as raised:
+        tracking.connect()
+    assert raised.value.where == "MLFLOW_TRACKING_URI"
+
+
+def test_a_wrong_prefix_is_told_apart(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{mlflow_server}/mlflow")
+    with pytest.raises(BadInput, match="/version answers 404"):
+        tracking.connect()
+
+
+def test_tls_with_a_server_that_has_none_is_told_apart(other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://{other}")
+    with pytest.raises(BadInput, match="TLS fails"):
+        tracking.connect()
+
+
+def test_a_server_that_is_ill_or_away_may_come_back(other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(Other, "status", 503)
+    for server in (other, "127.0.0.1:9"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{server}")
+        with pytest.raises(Temporary):
+            tracking.connect()
+
+
+@pytest.mark.parametrize(
+    ("urls", "what"),
+    [
+        ("https://127.0.0.1:8000", "plain HTTP"),
+        ("grpc://127.0.0.1:8001", "plain HTTP"),
+        ("127.0.0.1:99999", "there is no port 99999"),
+        ("127.0.0.1:0", "there is no port 0"),
+        ("127.0.0.1", "is not HOST:PORT"),
+        ("127.0.0.1:http", "is not HOST:PORT"),
+        ("127.0.0.1:8000/v2", "is not HOST:PORT"),
+        ("127.0.0.1:8000 127.0.0.1:8010", "is not HOST:PORT"),
+        ("127.0.0.1:8000,,127.0.0.1:8010", "has an empty entry"),
+        ("127.0.0.1:8000,http://127.0.0.1:8000/", "names 127.0.0.1:8000 twice"),
+    ],
+)
+def test_what_is_no_address_of_triton_is_refused(urls: str, what: str) -> None:
+    with pytest.raises(BadInput, match=what) as raised:
+        replicas.named(urls)
+    assert raised.value.where == "REGRAFT_TRITON_URLS"
+    assert "export REGRAFT_TRITON_URLS=127.0.0.1:8000" in str(raised.value.next)
+
+
+def test_addresses_of_triton_are_read_with_http_in_front_and_with_spaces() -> None:
+    assert replicas.named(" http://a:8000/ , [::1]:8010\n").find() == ("a:8000", "[::1]:8010")
+
+
+def test_the_port_of_grpc_is_told_apart_from_a_server_that_is_away(grpc: str) -> None:
+    with pytest.raises(BadInput, match="does not speak HTTP; gRPC has port 8001"):
+        replica.reach(grpc)
+    with pytest.raises(replica.Unreachable):
+        replica.reach("127.0.0.1:9")
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_another_server_than_triton_is_told_apart(status: int, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Other, "status", status)
+    with pytest.raises(BadInput, match="what answers there is not Triton"):
+        replica.reach(other)
+
+
+def test_a_run_looks_at_the_addresses_before_its_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    monkeypatch.setenv("REGRAFT_TRITON_URLS", "127.0.0.1:99999")
+    with pytest.raises(BadInput, match="99999"):
+        stack.environment(tmp_path)
+    monkeypatch.setenv("REGRAFT_TRITON_URLS", "127.0.0.1:8000")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "127.0.0.1:5000")
+    with pytest.raises(BadInput, match="does not begin with"):
+        stack.environment(tmp_path)
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:9000", "minio", "http://minio:99999", "http://minio:9000\n"])
+def test_an_address_of_s3_that_is_none_is_refused(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(BadInput) as raised:
+        Store("s3://bucket/prefix", "tiny")
+    assert raised.value.where == "AWS_ENDPOINT_URL"
+    assert "http://HOST:9000" in str(raised.value.next)
+
+
+def test_a_bucket_without_credentials_is_no_matter_of_time(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(BadInput, match="no credentials") as raised:
+        Store(s3, "tiny").replace("key", b"")
+    assert "AWS_ACCESS_KEY_ID" in str(raised.value.next)
+
+
+def test_a_folder_for_scratch_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from regraft import pipeline
+
+    monkeypatch.setattr(step.signal, "signal", lambda *_: None)
+    for folder in (tmp_path / "gone", Path(__file__)):
+        monkeypatch.setenv("REGRAFT_SCRATCH", str(folder))
+        unused = lambda *_: None  # noqa: E731  the step does not come as far
+        code = step._run(pipeline.step("validate"), tmp_path / "r.yaml", str(tmp_path), "run", unused, unused, None)
+        assert code == Exit.BAD_INPUT
+        assert "REGRAFT_SCRATCH: the folder for temporary files" in capsys.readouterr().err
