@@ -125,15 +125,8 @@ def ready(client: Any, recipe: str) -> None:
 
 
 def _no_prompt(client: Any, recipe: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        registered = client.get_registered_model(recipe)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return
-        raise
-    if registered._is_prompt():  # of its tags MLflow shows all but this one
+    # by a search: of a registered model's tags the server shows all but the one that tells
+    if client.search_registered_models(f"name = '{recipe}' AND tag.`mlflow.prompt.is_prompt` = 'true'"):
         raise BadInput(
             f"the name {recipe} is taken by a prompt in MLflow's registry: versions of the model would become its",
             where=f"{address()}/#/prompts/{recipe}",
