@@ -109,6 +109,7 @@ def test_artifacts_that_cannot_be_sent_from_here_are_refused_before_the_work(
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, "/nowhere")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps the credentials of tests before this one
     (tmp_path / "no-folder").touch()
     expected = {
         f"{tmp_path}/no-folder/below": "cannot be written here",
