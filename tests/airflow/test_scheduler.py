@@ -37,6 +37,17 @@ BaseExecutor.run_workload = staticmethod(linger)
 """
 """Workers that take their time to say that they have parked a question, so that an answer can overtake them."""
 
+SOON = """
+from datetime import timedelta
+
+
+def dag_policy(dag):
+    if dag.dag_id == "late":
+        for alert in dag.deadline:
+            alert.interval = timedelta(0)
+"""
+"""A deadline that is over at once; no recipe can ask for one."""
+
 
 @pytest.fixture(scope="module")
 def laptop(tmp_path_factory: pytest.TempPathFactory) -> Laptop:
@@ -46,7 +57,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Laptop:
     for name in ("approved", "rejected"):
         laptop.recipe(name, "promotion: approval\n")
     (laptop.folder / "landing").mkdir()
-    laptop.recipe("late", text=WEEKLY.replace("timezone:", "deadline: 0h, timezone:"))
+    laptop.recipe("late", text=WEEKLY.replace("timezone:", "deadline: 1h, timezone:"))
     laptop.recipe("landed", text=without_cron() + f"schedule: {{asset: {laptop.folder}/landing, watch: true}}\n")
     (laptop.recipes / "broken.yaml").write_text(WEEKLY.replace("name: reviews", "name: broken") + "wat: 1\n")
     return laptop
@@ -73,7 +84,7 @@ def airflow(laptop: Laptop, webhook: tuple[str, Any]) -> Iterator[Airflow]:
     environment = {**laptop.environment, "REGRAFT_WEBHOOK": webhook[0]}
     airflow = Airflow(laptop.home, environment, laptop.folder / "stubs")
     (laptop.home / "config").mkdir()
-    (laptop.home / "config/airflow_local_settings.py").write_text(LINGERING)
+    (laptop.home / "config/airflow_local_settings.py").write_text(LINGERING + SOON)
     try:
         airflow.start()
         yield airflow
