@@ -7,7 +7,11 @@ SHA-256 of label and tidy text; `slice.<name>`), validation.json, profile.json, 
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +24,8 @@ from regraft.store import Manifest, sha256
 
 SAMPLE = 2_000
 """Rows whose tokens are counted."""
+MOST_THREADS = 4
+"""Each holds a batch of rows and what is made of it, about 100 MB."""
 READING, FREEZING = 0.75, 0.9
 """Shares of the step's time at whose end all is read, and frozen."""
 
@@ -84,25 +90,32 @@ def work(context: Context) -> Outcome:
     files = reading.files(data)
     buckets = freeze.Buckets(_folder(context, "buckets"), sum(size for _, _, size in files))
     quarantine = freeze.Parquet(context.out / "quarantine.parquet")
-    for table, done in reading.batches(data, files):
-        good, bad = rows.judge(table, data, start, end, tally)
+
+    def judged(batch: tuple[Any, float]) -> tuple[Any, Any, rows.Tally, float]:
+        table, done = batch
+        return *rows.judge(table, data, start, end), done
+
+    threads = min(MOST_THREADS, math.ceil(pipeline.resources(context.recipe, context.step).cpu))
+    for good, bad, counted, done in _at_once(threads, judged, reading.batches(data, files)):
         buckets.add(good)
         quarantine.add(bad)
+        tally.add(counted)
         context.progress(READING * done, f"read {tally.read:,} rows")
     context.progress(READING, f"freezing {tally.reasons['']:,} good rows")
-    frozen = freeze.freeze(buckets, context.out, _folder(context, "bands"), quarantine, data.labels, SAMPLE)
-    quarantine.close()
-    totals = {name: sum(n[i] for n in frozen.labels.values()) for i, name in enumerate(data.labels)}
-    now = profile.profile(rows=sum(frozen.rows.values()), labels=totals, words=tally.words)
-    _write(context.out / "profile.json", now)
-    reference = _reference(context)
-    before = None
-    if reference:
-        before = json.loads((context.fetch(reference, "profile.json") / "profile.json").read_text())
-    context.progress(FREEZING, "judging by the contract")
-    counts = _token_counts(context, frozen.sample.column("text").to_pylist())
-    found = list(contract.checks(data, tally, frozen, now, token_counts=counts, reference=before, end=end))
-    found = contract.judged(found, frozen, data, context.out / "data_docs")
+    with contract.judge() as judged_by:
+        frozen = freeze.freeze(buckets, context.out, _folder(context, "bands"), quarantine, data.labels, SAMPLE)
+        quarantine.close()
+        totals = {name: sum(n[i] for n in frozen.labels.values()) for i, name in enumerate(data.labels)}
+        now = profile.profile(rows=sum(frozen.rows.values()), labels=totals, words=tally.words)
+        _write(context.out / "profile.json", now)
+        reference = _reference(context)
+        before = None
+        if reference:
+            before = json.loads((context.fetch(reference, "profile.json") / "profile.json").read_text())
+        context.progress(FREEZING, "judging by the contract")
+        counts = _token_counts(context, frozen.sample.column("text").to_pylist())
+        measured = list(contract.checks(data, tally, frozen, now, token_counts=counts, reference=before, end=end))
+        found = judged_by(measured, frozen.sample, data.labels, context.out / "data_docs")
     left_out = reading.left_out(data)
     document = _document(tally, frozen, found, start, end, reference)
     _write(context.out / "validation.json", {**document, "left_out": left_out})
@@ -125,6 +138,21 @@ def work(context: Context) -> Outcome:
         views=("data_docs",),
         refused=_refusal(found),
     )
+
+
+def _at_once(threads: int, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Results of a function in the order of the items, for some of which it works at once.
+
+    Arrow and numpy let go of Python's lock while they work.
+    """
+    begun: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            begun.append(pool.submit(function, item))
+            if len(begun) > threads:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
 
 
 def _refusal(found: list[Any]) -> str | None:

@@ -6,12 +6,15 @@ a sample of the frozen rows. The numbers are exact: they count every row.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from components.validate import docs
 from components.validate.freeze import Frozen
@@ -218,8 +221,54 @@ def _against(reference: dict[str, Any], data: Data, profile: dict[str, Any]) -> 
         )
 
 
-def judged(found: list[Check], frozen: Frozen, data: Data, out: Path) -> list[Check]:
-    """The checks with Great Expectations' word on each, and one more on the frozen rows; writes Data Docs to `out`."""
+Judge = Callable[[list[Check], Any, tuple[str, ...], Path], list[Check]]
+
+
+@contextmanager
+def judge() -> Iterator[Judge]:
+    """Great Expectations in a process of its own, which imports it while the caller goes on: that takes seconds.
+
+    Yields:
+        A function like `judged`.
+    """
+    processes = multiprocessing.get_context("spawn")
+    here, there = processes.Pipe()
+    process = processes.Process(target=_judge, args=(there,), daemon=True)
+    process.start()
+    there.close()
+
+    def ask(*what: Any) -> list[Check]:
+        here.send(what)
+        try:
+            answer = here.recv()
+        except EOFError as error:
+            process.join()
+            if process.exitcode == -signal.SIGKILL:
+                raise MemoryError from error
+            raise RuntimeError(f"Great Expectations ended with {process.exitcode}; its reason stands above") from error
+        return cast("list[Check]", answer)
+
+    try:
+        yield ask
+    finally:
+        here.close()  # so it ends, if nothing was asked
+        process.join()
+
+
+def _judge(connection: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the caller too, who then hangs up
+    import great_expectations  # noqa: F401  what takes so long
+
+    with suppress(EOFError, BrokenPipeError):  # nobody waits for an answer any more
+        connection.send(judged(*connection.recv()))
+
+
+def judged(found: list[Check], sample: Any, labels: tuple[str, ...], out: Path) -> list[Check]:
+    """The checks with Great Expectations' word on each, and one more on the frozen rows; writes Data Docs to `out`.
+
+    Args:
+        sample: some frozen rows: text, label (an index into `labels`), digest.
+    """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # it would report to a server
     import great_expectations as gx
     import pandas as pd
@@ -250,12 +299,12 @@ def judged(found: list[Check], frozen: Frozen, data: Data, out: Path) -> list[Ch
         gxe.ExpectTableColumnsToMatchSet(column_set=["text", "label", "digest"], severity="critical"),
         gxe.ExpectColumnValuesToNotBeNull(column="text", severity="critical"),
         gxe.ExpectColumnValuesToBeOfType(column="text", type_="str", severity="critical"),
-        gxe.ExpectColumnValuesToBeInSet(column="label", value_set=list(data.labels), severity="critical"),
+        gxe.ExpectColumnValuesToBeInSet(column="label", value_set=list(labels), severity="critical"),
         gxe.ExpectColumnValuesToBeUnique(column="digest", severity="critical"),
         gxe.ExpectColumnValueLengthsToEqual(column="digest", value=64, severity="critical"),
     ]
-    sample = frozen.sample.to_pandas()
-    sample["label"] = [data.labels[i] for i in sample["label"]]
+    sample = sample.to_pandas()
+    sample["label"] = [labels[i] for i in sample["label"]]
     tables = {
         "contract": (pd.DataFrame({check.name: [float(check.observed)] for check in found}), measured),
         "frozen-rows": (sample.astype(object), rows),

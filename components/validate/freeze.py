@@ -59,18 +59,29 @@ class Buckets:
     def _path(self, number: int) -> Path:
         return self._folder / f"{self._names[number]}.arrow"
 
-    def read(self) -> Iterator[Any]:
-        """The buckets in order, each sorted by what its rows hold, so that the order of the source does not show."""
+    def sort(self) -> None:
+        """Sorts each bucket, when all is added, by what its rows hold: so the order of the source does not show."""
         import pyarrow as pa
 
-        for writer in self._writers.values():
+        for number, writer in self._writers.items():
             writer.close()
+            table = self._opened(number)
+            slices = sorted(name for name in table.column_names if name.startswith("slice."))
+            table = table.sort_by([(name, "ascending") for name in ("digest", "text", *slices)]).combine_chunks()
+            self._path(number).unlink()  # what is mapped stays readable
+            with pa.ipc.new_file(str(self._path(number)), table.schema) as file:
+                file.write_table(table)
+
+    def read(self) -> Iterator[Any]:
+        """The buckets in order, after `sort`."""
         for number in sorted(self._writers):
-            with pa.memory_map(str(self._path(number))) as file:
-                table = pa.ipc.open_file(file).read_all()
-                slices = sorted(name for name in table.column_names if name.startswith("slice."))
-                keys = [(name, "ascending") for name in ("digest", "text", *slices)]
-                yield table.sort_by(keys).combine_chunks()
+            yield self._opened(number).combine_chunks()
+
+    def _opened(self, number: int) -> Any:
+        import pyarrow as pa
+
+        with pa.memory_map(str(self._path(number))) as file:
+            return pa.ipc.open_file(file).read_all()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +116,7 @@ def freeze(buckets: Buckets, out: Path, scratch: Path, quarantine: Any, labels: 
     import numpy as np
     import pyarrow as pa
 
+    buckets.sort()
     duplicates, split = _band_files(buckets, scratch)
     near, highest = _near_duplicates(scratch, split)
     withheld = split < highest
@@ -193,6 +205,10 @@ def _near_duplicates(scratch: Path, split: Any) -> tuple[int, Any]:
     for band, part in itertools.product(range(BANDS), range(parts)):
         keys = np.fromfile(scratch / f"band-{band:02}", dtype=np.uint64)
         members = np.flatnonzero(keys % np.uint64(parts) == part)
+        order = members[np.argsort(keys[members])]
+        same = keys[order[1:]] == keys[order[:-1]]
+        twins = np.append(same, False) | np.append(False, same)  # few: only they are put in order once more
+        members = np.sort(order[twins[: len(order)]])
         if not len(members):
             continue
         keys = keys[members]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+MOST_WORDS = 1_000_000
+"""Words that are counted apart; beyond that the rare ones are forgotten, to bound memory."""
 KEPT_WORDS = 5_000
 COMPARED_WORDS = 500
 """Words the drift of texts is measured on, the most frequent ones of the reference; all others count as one. More words
@@ -12,10 +14,47 @@ would measure chance: the distance of two samples of one source grows with the r
 NAMED_WORDS = 5
 
 
-def profile(*, rows: int, labels: Mapping[str, int], words: Mapping[str, int]) -> dict[str, Any]:
+class WordCounts:
+    """How often each word occurs.
+
+    Args:
+        words: each of them once.
+        counts: how often it occurs.
+    """
+
+    def __init__(self, words: Any = (), counts: Any = ()) -> None:
+        import pyarrow as pa
+
+        self._table = pa.table({"word": pa.array(words, pa.string()), "count": pa.array(counts, pa.int64())})
+
+    @property
+    def total(self) -> int:
+        """How often any word does."""
+        import pyarrow.compute as pc
+
+        return int(pc.sum(self._table["count"], min_count=0).as_py())
+
+    def add(self, other: WordCounts) -> None:
+        """Adds those of other texts; of too many words the rare ones are forgotten."""
+        import pyarrow as pa
+
+        both = pa.concat_tables([self._table, other._table]).group_by("word", use_threads=False)
+        self._table = both.aggregate([("count", "sum")]).rename_columns(["word", "count"])
+        if len(self._table) > MOST_WORDS:
+            self._table = self._most(MOST_WORDS // 2)
+
+    def most(self, number: int) -> dict[str, int]:
+        """The most frequent words with their counts, the most frequent first; equally frequent ones by their names."""
+        return dict(zip(*(column.to_pylist() for column in self._most(number).columns), strict=True))
+
+    def _most(self, number: int) -> Any:
+        ordered = self._table.sort_by([("count", "descending"), ("word", "ascending")])
+        return ordered.slice(0, number).combine_chunks()
+
+
+def profile(*, rows: int, labels: Mapping[str, int], words: WordCounts) -> dict[str, Any]:
     """What later runs compare with: counts of rows, labels and the most frequent words."""
-    top = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:KEPT_WORDS]
-    return {"rows": rows, "labels": dict(labels), "words": dict(top), "words_in_all": sum(words.values())}
+    return {"rows": rows, "labels": dict(labels), "words": words.most(KEPT_WORDS), "words_in_all": words.total}
 
 
 def distance(one: Mapping[str, int], other: Mapping[str, int]) -> float:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from components.validate import text as texts
+from components.validate.profile import WordCounts
 from regraft.parts import Data
 
 SPLITS = ("train", "dev", "holdout")
@@ -28,8 +29,8 @@ REASONS = (
 )
 """Why a row is set aside; the first that applies."""
 EXCERPT = 200
-MOST_WORDS, MOST_LABELS = 1_000_000, 1_000
-"""Words and unknown labels that are counted apart; beyond that the rare ones are forgotten, to bound memory."""
+MOST_LABELS = 1_000
+"""Unknown labels that are counted apart; beyond that the rare ones are forgotten, to bound memory."""
 
 
 @dataclass(kw_only=True)
@@ -42,7 +43,7 @@ class Tally:
     labels: Counter[str] = field(default_factory=Counter)
     unknown_labels: Counter[str] = field(default_factory=Counter)
     personal: Counter[str] = field(default_factory=Counter)
-    words: Counter[str] = field(default_factory=Counter)
+    words: WordCounts = field(default_factory=WordCounts)
     malformed: str | None = None
     """Where the first malformed line is, and why it is malformed."""
     newest: datetime | None = None
@@ -52,8 +53,21 @@ class Tally:
         """Rows that arrived in the window."""
         return self.read - self.outside_window
 
+    def add(self, other: Tally) -> None:
+        """Adds what was counted in a batch that follows."""
+        self.read += other.read
+        self.outside_window += other.outside_window
+        self.reasons.update(other.reasons)
+        self.labels.update(other.labels)
+        self.unknown_labels.update(other.unknown_labels)
+        _forget(self.unknown_labels, MOST_LABELS)
+        self.personal.update(other.personal)
+        self.words.add(other.words)
+        self.malformed = self.malformed or other.malformed
+        self.newest = max(filter(None, (self.newest, other.newest)), default=None)
 
-def judge(table: Any, data: Data, start: datetime | None, end: datetime | None, tally: Tally) -> tuple[Any, Any]:
+
+def judge(table: Any, data: Data, start: datetime | None, end: datetime | None) -> tuple[Any, Any, Tally]:
     """Splits a batch of `reading.batches` into good rows and rows to set aside, and counts both.
 
     Returns:
@@ -64,7 +78,7 @@ def judge(table: Any, data: Data, start: datetime | None, end: datetime | None, 
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    tally.read += table.num_rows
+    tally = Tally(read=table.num_rows)
     table = _in_window(table, start, end, tally)
     raw = table.column("text").combine_chunks()
     text, invalid = texts.decoded(raw.fill_null(b""))
@@ -75,7 +89,7 @@ def judge(table: Any, data: Data, start: datetime | None, end: datetime | None, 
     limits = data.contract.characters
     reasons = np.zeros(len(text), dtype=np.uint8)
     malformed = table.column("malformed").drop_null()
-    if tally.malformed is None and len(malformed):
+    if len(malformed):
         tally.malformed = malformed[0].as_py()
     problems = (
         ("malformed line", _mask(pc.is_valid(table.column("malformed")))),
@@ -94,18 +108,21 @@ def judge(table: Any, data: Data, start: datetime | None, end: datetime | None, 
     reasons[good[texts.damaged(text.take(good))]] = REASONS.index("encoding damage")
     unknown = label.filter(pa.array(reasons == REASONS.index("unknown label")))
     tally.unknown_labels.update(_counts(pc.utf8_slice_codeunits(unknown, 0, EXCERPT)))
-    _forget(tally.unknown_labels, MOST_LABELS)
     for number, count in zip(*np.unique(reasons, return_counts=True), strict=True):
         tally.reasons[REASONS[number]] += int(count)
     bad = np.flatnonzero(reasons)
     aside = set_aside(
         table.take(bad), reasons[bad], pc.utf8_slice_codeunits(text.take(bad), 0, EXCERPT), label.take(bad)
     )
-    good = np.flatnonzero(reasons == 0)
-    named = label.take(good)
+    passed = pa.array(reasons == 0)
+    named = label.filter(passed)
     tally.labels.update(_counts(named))
-    kept = table.take(good).drop_columns(["text", "label", "malformed", *(["time"] if data.columns.time else [])])
-    return _keyed(kept, text.take(good), neat.take(good), named, known.take(good), data, tally), aside
+    rest = table.drop_columns(["text", "label", "malformed", *(["time"] if data.columns.time else [])]).filter(passed)
+    return (
+        _keyed(rest, text.filter(passed), neat.filter(passed), named, known.filter(passed), data, tally),
+        aside,
+        tally,
+    )
 
 
 def _keyed(rest: Any, text: Any, neat: Any, named: Any, label: Any, data: Data, tally: Tally) -> Any:
@@ -119,13 +136,9 @@ def _keyed(rest: Any, text: Any, neat: Any, named: Any, label: Any, data: Data, 
     import pyarrow.compute as pc
 
     tally.personal.update(texts.personal(text))
-    lists = texts.words(neat)
-    counted = lists.flatten().value_counts()
-    spelled = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
-    for word, count in spelled:
-        tally.words[word] += count
-    _forget(tally.words, MOST_WORDS)
-    chance = texts.chances(pc.binary_join(lists, " "))
+    words = texts.words(neat)
+    tally.words = WordCounts(*words.counts())
+    chance = texts.chances(words.spelled)
     splits = data.splits
     split = np.where(chance < splits.holdout, 2, np.where(chance < splits.holdout + splits.dev, 1, 0)).astype(np.uint8)
     columns = {
@@ -134,7 +147,7 @@ def _keyed(rest: Any, text: Any, neat: Any, named: Any, label: Any, data: Data, 
         "digest": pa.array(texts.digests(pc.binary_join_element_wise(named, neat, "\n")), pa.string()),
         "split": pa.array(split),
         "bands": pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(8 * texts.BANDS), len(text), [None, pa.py_buffer(texts.bands(lists))]
+            pa.binary(8 * texts.BANDS), len(text), [None, pa.py_buffer(texts.bands(words))]
         ),
     }
     return pa.table({**columns, **{name: rest.column(name) for name in rest.column_names}})
@@ -167,9 +180,7 @@ def _in_window(table: Any, start: datetime | None, end: datetime | None, tally: 
     inside = inside.fill_null(True)
     inner = table.filter(inside)
     tally.outside_window += table.num_rows - inner.num_rows
-    newest = pc.max(inner.column("time")).as_py()
-    if newest is not None:
-        tally.newest = max(tally.newest, newest) if tally.newest else newest
+    tally.newest = pc.max(inner.column("time")).as_py()
     return inner
 
 

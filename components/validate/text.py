@@ -9,7 +9,8 @@ import hashlib
 import itertools
 import re
 import unicodedata
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 BANDS, PER_BAND = 16, 7
 """Two texts whose word pairs overlap by a Jaccard index of 0.8 share a band in 97 of 100 cases, by 0.9 in all but 1 of
@@ -21,6 +22,11 @@ _MULTIPLIERS = [int.from_bytes(hashlib.sha256(b"%d" % i).digest()[:8], "big") | 
 _BANDS = [range(PER_BAND * k, PER_BAND * (k + 1)) for k in range(BANDS // 2)]
 _BANDS += [range(k, _HASHES, BANDS // 2) for k in range(BANDS // 2)]
 """Each hash serves two bands, as cells of a grid serve a row and a column: any two bands have at most one in common."""
+_LETTERS = bytes(
+    ord("0") if bytes([byte]).isdigit() else byte if bytes([byte]).isalpha() or byte >= 128 else ord(" ")
+    for byte in range(256)
+).lower()
+"""What each byte of a text stands for in its words."""
 CACHED = 16_384
 """Pairs of words that are hashed at a time: with what is made of them they fit the processor's nearest large cache."""
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
@@ -72,8 +78,25 @@ def tidy(text: Any) -> Any:
         ]
         return pa.array([unicodedata.normalize("NFC", value) for value in values], pa.string())
 
-    text = _on_others(text, composed)
-    return pc.binary_join(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(text)), " ")
+    def spaced(other: Any) -> Any:
+        return pc.binary_join(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(other)), " ")
+
+    return _on(_untidy, _on(_not_ascii, text, composed), spaced)
+
+
+def _untidy(text: Any) -> Any:
+    """Which texts may hold other white space than single spaces between words; some that hold none are among them."""
+    import numpy as np
+
+    offsets, content = _buffers(text)
+    found = _not_ascii(text)
+    white = (content == 32) | (content >= 9) & (content <= 13) | (content >= 28) & (content <= 31)
+    odd = white & (content != 32)
+    odd[1:] |= white[1:] & white[:-1]
+    filled = offsets[1:] > offsets[:-1]
+    found[filled] |= white[offsets[:-1][filled]] | white[offsets[1:][filled] - 1]
+    found[_rows_of(np.flatnonzero(odd), offsets)] = True
+    return found
 
 
 def _sorted_marks(value: str) -> str:
@@ -83,9 +106,28 @@ def _sorted_marks(value: str) -> str:
     return "".join("".join(sorted(part, key=unicodedata.combining) if marks else part) for marks, part in parts)
 
 
-def words(text: Any) -> Any:
-    """Lists of words: lower case, letters and each digit as 0, nothing else; a text without any is one word."""
-    import numpy as np
+class Words(NamedTuple):
+    """The words of texts: lower case, letters and each digit as 0, nothing else; a text without any is its own words.
+
+    Attributes:
+        spelled: the words of each text with a space between.
+        offsets: the first word of each text, and the end; shape (texts + 1,).
+        coded: all words, one text after the other, as a dictionary array.
+    """
+
+    spelled: Any
+    offsets: Any
+    coded: Any
+
+    def counts(self) -> tuple[Any, Any]:
+        """The words that occur, and how often each does."""
+        import numpy as np
+
+        return self.coded.dictionary, np.bincount(self.coded.indices.to_numpy(), minlength=len(self.coded.dictionary))
+
+
+def words(text: Any) -> Words:
+    """The words of tidy texts, none of them empty."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -94,18 +136,12 @@ def words(text: Any) -> Any:
         other = pc.replace_substring_regex(other, r"\p{N}", "0")
         return pc.replace_substring_regex(other, f"({_UNSPACED})", r" \1 ")
 
-    whole, text = text, _on_others(text, plain)
+    whole, text = text, _on(_not_ascii, text, plain)
     offsets, content = _buffers(text)
-    table = np.full(256, ord(" "), dtype=np.uint8)
-    table[128:] = np.arange(128, 256)
-    for low, high, to in (("a", "z", "a"), ("A", "Z", "a")):
-        span = np.arange(ord(low), ord(high) + 1)
-        table[span] = span - ord(low) + ord(to)
-    table[ord("0") : ord("9") + 1] = ord("0")
-    mapped = table[content]
-    clean = pa.StringArray.from_buffers(len(text), pa.py_buffer(offsets), pa.py_buffer(mapped))
-    clean = pc.ascii_trim_whitespace(clean)
-    return pc.ascii_split_whitespace(pc.if_else(pc.equal(clean, ""), whole, clean))
+    letters = pa.py_buffer(content.tobytes().translate(_LETTERS))
+    clean = pc.ascii_trim_whitespace(pa.StringArray.from_buffers(len(text), pa.py_buffer(offsets), letters))
+    lists = pc.ascii_split_whitespace(pc.if_else(pc.equal(clean, ""), whole, clean))
+    return Words(pc.binary_join(lists, " "), lists.offsets.to_numpy(), lists.values.dictionary_encode())
 
 
 def damaged(text: Any) -> Any:
@@ -116,8 +152,8 @@ def damaged(text: Any) -> Any:
     offsets, content = _buffers(text)
     controls = np.flatnonzero((content < 32) & (content != 9) & (content != 10) & (content != 13) | (content == 127))
     found = np.zeros(len(text), dtype=bool)
-    found[np.searchsorted(offsets, controls, side="right") - 1] = True
-    others = np.flatnonzero(~pc.string_is_ascii(text).to_numpy(zero_copy_only=False))
+    found[_rows_of(controls, offsets)] = True
+    others = np.flatnonzero(_not_ascii(text))
     hits = pc.match_substring_regex(text.take(others), _DAMAGE).to_numpy(zero_copy_only=False)
     found[others[hits]] = True
     return found
@@ -165,19 +201,18 @@ def chances(strings: Any) -> Any:
     return (np.frombuffer(heads, dtype=">u8") >> np.uint64(12)).astype(np.float64) / 2**52
 
 
-def bands(lists: Any) -> Any:
+def bands(words: Words) -> Any:
     """Keys of near-duplicates, shape (texts, BANDS), uint64: MinHash over the pairs of neighbouring words.
 
-    Texts that agree in one column are near-duplicates. Every list has a word at least.
+    Texts that agree in one column are near-duplicates. Every text has a word at least.
     """
     import numpy as np
     import pandas as pd
 
-    offsets = lists.offsets.to_numpy()
-    offsets = offsets - offsets[0]
-    coded = lists.flatten().dictionary_encode()
-    out = np.zeros((len(lists), BANDS), dtype=np.uint64)
-    if not len(lists):
+    offsets, coded = words.offsets, words.coded
+    texts = len(offsets) - 1
+    out = np.zeros((texts, BANDS), dtype=np.uint64)
+    if not texts:
         return out
     vocabulary = pd.util.hash_array(coded.dictionary.to_numpy(zero_copy_only=False), categorize=False)
     hashed = vocabulary[coded.indices.to_numpy()]
@@ -187,7 +222,7 @@ def bands(lists: Any) -> Any:
     pairs = (hashed ^ (before * np.uint64(_MIX))) * np.uint64(0xD6E8FEB86659FD93)
     pairs ^= pairs >> np.uint64(32)
     # A few texts at a time, so that what is read once for each hash stays in the processor's cache.
-    edges = np.unique(np.append(np.searchsorted(offsets, np.arange(0, len(pairs), CACHED)), len(lists)))
+    edges = np.unique(np.append(np.searchsorted(offsets, np.arange(0, len(pairs), CACHED)), texts))
     for first, last in itertools.pairwise(edges):
         out[first:last] = _keys(pairs[offsets[first] : offsets[last]], offsets[first:last] - offsets[first])
     return out
@@ -209,14 +244,29 @@ def _keys(pairs: Any, starts: Any) -> Any:
     return out.T
 
 
-def _on_others(text: Any, change: Any) -> Any:
-    """Applies a change to the texts that are not plain ASCII; the others would pass it unchanged, only slowly."""
+def _not_ascii(text: Any) -> Any:
     import pyarrow.compute as pc
 
-    others = pc.invert(pc.string_is_ascii(text))
-    if not pc.any(others).as_py():
+    return ~pc.string_is_ascii(text).to_numpy(zero_copy_only=False)
+
+
+def _on(which: Callable[[Any], Any], text: Any, change: Callable[[Any], Any]) -> Any:
+    """Applies a change to some texts; the others would pass it unchanged, only slowly."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    mask = which(text)
+    if not mask.any():
         return text
-    return pc.replace_with_mask(text, others, change(text.filter(others)))
+    mask = pa.array(mask)
+    return pc.replace_with_mask(text, mask, change(text.filter(mask)))
+
+
+def _rows_of(positions: Any, offsets: Any) -> Any:
+    """The texts that bytes belong to."""
+    import numpy as np
+
+    return np.searchsorted(offsets, positions, side="right") - 1
 
 
 def _buffers(text: Any) -> tuple[Any, Any]:

@@ -40,7 +40,6 @@ def frozen(batches: list[list[Row]], *, splits: Splits | None = None, source_byt
         (folder / "buckets").mkdir()
         buckets = freeze.Buckets(folder / "buckets", source_bytes)
         quarantine = freeze.Parquet(folder / "quarantine.parquet")
-        tally = rows.Tally()
         for batch in batches:
             table = pa.table(
                 {
@@ -51,7 +50,7 @@ def frozen(batches: list[list[Row]], *, splits: Splits | None = None, source_byt
                     "row": pa.array(range(len(batch)), pa.int64()),
                 }
             )
-            good, bad = rows.judge(table, data, None, None, tally)
+            good, bad, _ = rows.judge(table, data, None, None)
             buckets.add(good)
             quarantine.add(bad)
         freeze.freeze(buckets, folder, folder, quarantine, LABELS, 10)
@@ -158,8 +157,7 @@ def test_the_number_of_buckets_does_not_show() -> None:
 
 def test_the_split_of_a_text_is_the_same_as_ever() -> None:
     """Written down, as another hash or another normal form would move the rows of every model."""
-    lists = texts.words(texts.tidy(pa.array([" A fine   film!", "e\u0301te\u0301"])))
-    keys = pa.array([" ".join(words) for words in lists.to_pylist()])
+    keys = texts.words(texts.tidy(pa.array([" A fine   film!", "e\u0301te\u0301"]))).spelled
     assert keys.to_pylist() == ["a fine film", "\u00e9t\u00e9"]
     assert texts.chances(keys).tolist() == [0.7295961973996248, 0.7382972473453007]
     digest = "f4e8ecda29af32295f23fe9bcb35b8b8b97f36be5b0358d4f01deadd2f41e18a"
@@ -245,10 +243,28 @@ def test_no_row_of_the_shipped_example_is_called_damaged() -> None:
     assert not texts.damaged(text).any()
 
 
+@given(
+    st.lists(st.text(st.characters(codec="utf-8") | st.sampled_from(" \t\n\x1c\u00a0aZ7!é"), min_size=1), max_size=30)
+)
+@settings(deadline=None)
+def test_what_is_done_to_many_texts_at_once_is_what_is_done_to_each(some: list[str]) -> None:
+    together = texts.tidy(pa.array(some, pa.string()))
+    alone = [unicodedata.normalize("NFC", text) for text in some]
+    assert together.to_pylist() == [" ".join(re.split(r"\s+", text.strip())) for text in alone]
+    filled = together.filter(pa.array([bool(text) for text in together.to_pylist()], pa.bool_()))
+    words = texts.words(filled)
+    assert words.spelled.to_pylist() == [texts.words(filled.slice(i, 1)).spelled[0].as_py() for i in range(len(filled))]
+    assert " ".join(words.coded.to_pylist()) == " ".join(words.spelled.to_pylist())
+    assert words.offsets.tolist() == [
+        0,
+        *itertools.accumulate(len(text.split(" ")) for text in words.spelled.to_pylist()),
+    ]
+
+
 def test_how_many_texts_are_hashed_at_a_time_does_not_show_in_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     many = [" ".join(f"w{(i * k) % 97}" for k in range(1, i % 40 + 2)) for i in range(300)]
-    lists = texts.words(pa.array([*many, "long " * 500, "last"]))
-    whole = texts.bands(lists)
+    many += ["long " * 500, "last"]
+    whole = texts.bands(texts.words(pa.array(many)))
     monkeypatch.setattr(texts, "CACHED", 64)
-    assert (texts.bands(lists) == whole).all()
-    assert (texts.bands(lists.slice(7)) == whole[7:]).all()
+    assert (texts.bands(texts.words(pa.array(many))) == whole).all()
+    assert (texts.bands(texts.words(pa.array(many).slice(7))) == whole[7:]).all()
