@@ -25,7 +25,7 @@ from regraft.store import Manifest, sha256
 SAMPLE = 2_000
 """Rows whose tokens are counted."""
 MOST_THREADS = 4
-"""Each holds a batch of rows and what is made of it, about 100 MB."""
+"""Each holds a batch of rows and what is made of it."""
 READING, FREEZING = 0.75, 0.9
 """Shares of the step's time at whose end all is read, and frozen."""
 

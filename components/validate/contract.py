@@ -238,10 +238,10 @@ def judge() -> Iterator[Judge]:
     there.close()
 
     def ask(*what: Any) -> list[Check]:
-        here.send(what)
         try:
+            here.send(what)
             answer = here.recv()
-        except EOFError as error:
+        except (EOFError, ConnectionError) as error:
             process.join()
             if process.exitcode == -signal.SIGKILL:
                 raise MemoryError from error
@@ -259,7 +259,7 @@ def _judge(connection: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the caller too, who then hangs up
     import great_expectations  # noqa: F401  what takes so long
 
-    with suppress(EOFError, BrokenPipeError):  # nobody waits for an answer any more
+    with suppress(EOFError, ConnectionError):  # nobody waits for an answer any more
         connection.send(judged(*connection.recv()))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MOST_WORDS = 1_000_000
-"""Words that are counted apart; beyond that the rare ones are forgotten, to bound memory."""
+"""Words that are counted apart at least; beyond twice as many the rare ones are forgotten, to bound memory."""
 KEPT_WORDS = 5_000
 COMPARED_WORDS = 500
 """Words the drift of texts is measured on, the most frequent ones of the reference; all others count as one. More words
@@ -18,8 +18,8 @@ class WordCounts:
     """How often each word occurs.
 
     Args:
-        words: each of them once.
-        counts: how often it occurs.
+        words: some of them.
+        counts: how often each occurs.
     """
 
     def __init__(self, words: Any = (), counts: Any = ()) -> None:
@@ -38,17 +38,17 @@ class WordCounts:
         """Adds those of other texts; of too many words the rare ones are forgotten."""
         import pyarrow as pa
 
-        both = pa.concat_tables([self._table, other._table]).group_by("word", use_threads=False)
-        self._table = both.aggregate([("count", "sum")]).rename_columns(["word", "count"])
-        if len(self._table) > MOST_WORDS:
-            self._table = self._most(MOST_WORDS // 2)
+        self._table = pa.concat_tables([self._table, other._table])
+        if len(self._table) > 2 * MOST_WORDS:
+            self._table = self._most(MOST_WORDS)
 
     def most(self, number: int) -> dict[str, int]:
         """The most frequent words with their counts, the most frequent first; equally frequent ones by their names."""
         return dict(zip(*(column.to_pylist() for column in self._most(number).columns), strict=True))
 
     def _most(self, number: int) -> Any:
-        ordered = self._table.sort_by([("count", "descending"), ("word", "ascending")])
+        summed = self._table.group_by("word", use_threads=False).aggregate([("count", "sum")])
+        ordered = summed.rename_columns(["word", "count"]).sort_by([("count", "descending"), ("word", "ascending")])
         return ordered.slice(0, number).combine_chunks()
 
 

@@ -30,7 +30,7 @@ SUFFIXES = tuple(
     for kind in (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
     for packed in (("",) if kind == ".parquet" else ("", ".gz", ".bz2", ".xz"))
 )
-BATCH_ROWS = 65_536
+BATCH_ROWS = 16_384
 BATCH_BYTES = 16 << 20
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import html
 import json
+import multiprocessing
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from components.validate import contract
 from regraft.errors import Exit
 from regraft.ledger import Ledger
 from tests.contract.validating import RUN, Laptop, as_csv, reviews
@@ -209,3 +213,25 @@ def test_stale_data_is_refused_by_the_time_of_the_run_not_by_the_clock(laptop: L
 
 
 # What it cannot read: exit 20, nothing half-written
+
+
+CHECK = contract.Check(name="rows", key="k", severity="critical", observed=3.0, min=4.0, rule="four rows", sentence="3")
+SAMPLE = pa.table({"text": ["a", "b"], "label": [0, 1], "digest": ["0" * 64, "1" * 64]})
+
+
+def test_great_expectations_says_the_same_in_a_process_of_its_own(tmp_path: Path) -> None:
+    with contract.judge() as judged:
+        found = judged([CHECK], SAMPLE, ("no", "yes"), tmp_path / "one")
+    assert found == contract.judged([CHECK], SAMPLE, ("no", "yes"), tmp_path / "other")
+    assert [check.passed for check in found] == [False, True]
+    assert (tmp_path / "one/index.html").exists()
+
+
+def test_that_process_killed_means_out_of_memory_and_broken_a_bug(tmp_path: Path) -> None:
+    with contract.judge() as judged:
+        multiprocessing.active_children()[0].kill()
+        with pytest.raises(MemoryError):
+            judged([CHECK], SAMPLE, ("no", "yes"), tmp_path)
+    with contract.judge() as judged, pytest.raises(RuntimeError, match="ended with 1"):
+        judged([CHECK], SAMPLE.drop_columns("label"), ("no", "yes"), tmp_path)
+    assert not multiprocessing.active_children()
