@@ -149,7 +149,8 @@ def roll_out(
     store: Store,
     place: Target,
     entry: Entry,
-    build: Callable[[str], Path] | None,
+    build: Callable[[str], Path],
+    held: str | None,
     golden: Golden,
     scratch: Path,
     progress: Callable[[float, str], None],
@@ -161,27 +162,29 @@ def roll_out(
 
     Args:
         entry: the ledger's head, or what is to become it (`due`): its entry is written when every replica serves it.
-        build: gives the version directory for a precision, in a private place; None: the one in the repository is
-            good, which has had its trial.
+        build: gives the version directory for a precision, in a private place.
+        held: precision of the version directory in the repository, where it is good: it has had its trial.
 
     Returns:
-        What the trial measured, the `precision` that is served, and `warnings`: what was tried and why it is not taken.
+        What the trial measured, if there was one, the `precision` that is served, and `warnings`: what was tried and
+        why it is not taken.
 
     Raises:
         NotServed: the version failed in every way; everything is as it was before.
         Temporary: a replica or the disk is gone, or the champion changed meanwhile; the old version serves on.
     """
     replicas.each(place.replicas, replica.reach)  # one that is not there must stop us before anything changes
-    if build is None:
-        _serve(recipe, store, place, entry, None, golden, progress)
-        return {}
     ways, warnings = export.precisions(recipe), list[str]()
+    if held:
+        ways = (held, *(ways[ways.index(held) + 1 :] if held in ways else ways))
     for way, slower in zip(ways, (*ways[1:], None), strict=True):
+        built, measured = None, dict[str, Any]()
         try:
-            progress(0.3, f"build for {way}")
-            built = build(way)
-            progress(0.4, f"trial of {way}")
-            measured = trial.hold(recipe=recipe, version=entry.version, built=built, golden=golden, folder=scratch)
+            if way != held:
+                progress(0.3, f"build for {way}")
+                built = build(way)
+                progress(0.4, f"trial of {way}")
+                measured = trial.hold(recipe=recipe, version=entry.version, built=built, golden=golden, folder=scratch)
             _serve(recipe, store, place, entry, built, golden, progress)
         except NotServed as error:
             if slower is None:

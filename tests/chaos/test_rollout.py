@@ -250,8 +250,9 @@ def test_a_faster_way_that_does_not_hold_parity_gives_way_to_the_next_with_a_war
 
 
 @pytest.mark.skipif(not computes_in_bf16(), reason="this processor computes in no other way than a lesser one would")
+@pytest.mark.parametrize("joins_later", [False, True], ids=["there from the start", "joins what serves"])
 def test_a_replica_on_a_lesser_processor_is_named_and_all_are_served_a_way_that_each_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    joins_later: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     champions.recipe_file(tmp_path, champions.base(tmp_path / "base"), "{parity: 0.5, latency_budget_ms: 5000}")
     (tmp_path / "models").mkdir()
@@ -261,8 +262,11 @@ def test_a_replica_on_a_lesser_processor_is_named_and_all_are_served_a_way_that_
             server = stack.enter_context(serve.running(repository=tmp_path / "models", log=tmp_path / "lesser.log"))
         stage = stack.enter_context(staged(tmp_path, monkeypatch))
         addresses = (stage.replicas[0], server.address)
-        monkeypatch.setenv("REGRAFT_TRITON_URLS", ",".join(addresses))
         stage.promote(1)
+        if joins_later:
+            monkeypatch.setenv("REGRAFT_TRITON_URLS", stage.replicas[0])
+            assert stage.deploy().measured["precision"] == "bf16"
+        monkeypatch.setenv("REGRAFT_TRITON_URLS", ",".join(addresses))
         done = stage.deploy()
         assert (done.refused, done.measured["precision"]) == (None, "fp32")
         assert f"(on {server.address})" in done.measured["warnings"][0]
