@@ -55,7 +55,7 @@ def hold(*, recipe: Recipe, version: int, built: Path, golden: Golden, folder: P
         return {
             "rows": len(golden.texts),
             "parity": max(parity, parity_alone),
-            "batch_effect": float(abs(alone[1] - batched[1][: len(seconds)]).max()),
+            "batch_effect": _independent(recipe, alone[1], batched[1]),
             **_in_time(recipe, seconds),
         }
 
@@ -116,6 +116,17 @@ def _within_parity(recipe: Recipe, golden: Golden, labels: list[str], served: np
     if labels != [recipe.data.labels[i] for i in served.argmax(axis=1)]:
         raise NotServed("answers wrongly: the label is not the one with the highest probability")
     return difference
+
+
+def _independent(recipe: Recipe, alone: npt.NDArray[np.float32], batched: npt.NDArray[np.float32]) -> float:
+    """The largest difference between the first answers and those of the same texts alone. Raises NotServed."""
+    effect = float(abs(alone - batched[: len(alone)]).max())
+    if effect > recipe.serving.parity:
+        raise NotServed(
+            f"answers wrongly: a probability differs by {effect:.4f} with the texts that share its batch; "
+            f"serving.parity allows {recipe.serving.parity:g}"
+        )
+    return effect
 
 
 def _loses_nothing(recipe: Recipe, golden: Golden, served: npt.NDArray[np.float32]) -> None:

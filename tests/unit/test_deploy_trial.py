@@ -33,3 +33,11 @@ def test_a_loss_that_may_be_within_the_margin_is_no_loss(tmp_path: Path) -> None
     recipe = champions.load_recipe(champions.recipe_file(tmp_path, tmp_path))
     assert recipe.gates.margin < 8 / 500, "the loss that was seen is above the margin, its interval is not"
     trial._loses_nothing(recipe, *answers(wrong=8, rows=500))
+
+
+def test_answers_that_depend_on_their_batch_are_refused(tmp_path: Path) -> None:
+    recipe = champions.load_recipe(champions.recipe_file(tmp_path, tmp_path))
+    batched = np.array([[0.3, 0.7], [0.6, 0.4], [0.5, 0.5]], dtype=np.float32)
+    assert trial._independent(recipe, batched[:2] + np.float32(1e-6), batched) < 1e-5
+    with pytest.raises(NotServed, match=r"differs by 0\.1000 with the texts that share its batch"):
+        trial._independent(recipe, batched[:2] - np.array([[0, 0], [0.1, 0]], dtype=np.float32), batched)
