@@ -31,7 +31,7 @@ def keep(
 ) -> int:
     """Runs a server until somebody stops it, and starts it again when it dies. Passes SIGTERM and SIGINT on to it.
 
-    A server that ends by itself at its first start was started wrongly, so it is not tried again.
+    A server that soon ends by itself at its first start was started wrongly, so it is not tried again.
 
     Args:
         deaths: file that takes one line for each death; removed when this starts.
@@ -71,12 +71,13 @@ def keep(
         if stopped:  # the signal may have come while there was no process to pass it on to
             process.terminate()
         status = process.wait()
+        soon = time.monotonic() - started < quick
         with suppress(ProcessLookupError):  # what it started holds its ports
             os.killpg(process.pid, signal.SIGKILL)
-        if stopped or status == 0 or (status > 0 and count == 0):
+        if stopped or status == 0 or (status > 0 and soon and count == 0):
             return max(status, 0)
         count += 1
-        quick_deaths = quick_deaths + 1 if time.monotonic() - started < quick else 1
+        quick_deaths = quick_deaths + 1 if soon else 1
         reason = f"ended with status {status}" if status > 0 else f"died of signal {-status} ({_name(-status)})"
         with deaths.open("a") as lines:
             lines.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC {reason}\n")
