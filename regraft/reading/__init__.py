@@ -160,7 +160,8 @@ def _parts(file: Any, path: str, data: Data) -> Iterator[Part]:
         form = delimited.Form(b"\t" if kind == ".tsv" else b",", quoted, labels=labels)
         return _sliced(delimited.parts(file, present, form, data.columns.label))
     if kind:
-        return _sliced(json_lines.parts(file, present, wanted(data)))
+        named = {data.columns.label, *data.columns.slices} - {data.columns.text, data.columns.time}
+        return _sliced(json_lines.parts(file, present, wanted(data), frozenset(filter(None, named))))
     raise BadInput(
         f"the format {Path(path).suffix or 'without a suffix'} is not one of {', '.join(SUFFIXES)}",
         where=_name(path, data),
@@ -199,8 +200,9 @@ def _present(found: list[str], path: str, data: Data) -> list[str]:
         if column not in found and column not in elsewhere:
             close = difflib.get_close_matches(column, found, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
+            others = ", ".join(repr(name[:100]) for name in found[:20]) or "none"
             raise BadInput(
-                f"has no column {column!r}; it has {', '.join(repr(name[:100]) for name in found[:20])}{hint}",
+                f"has no column {column!r}; it has {others}{hint}",
                 where=_name(path, data),
                 next="write `quoting: minimal` below `data:` in the recipe, if its values stand in quotes"
                 if f'"{column}"' in found

@@ -1,12 +1,14 @@
 """Reads JSON Lines as a stream of tables, in which a malformed line is a row without values.
 
 What is malformed is a line that is not one JSON object, or has a value of another type than most lines of the file.
+Labels and slices count by their text: there 1, "1" and 1.0 are alike.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -22,13 +24,16 @@ COUNTED_AT_ONCE = 2048
 NO_OBJECT = "is not one JSON object"
 _TYPES = {"bool": (bool,), "int64": (int,), "double": (int, float), "binary": (str,)}
 """What Python makes of a value that fits a column of an Arrow type."""
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,14}")
+"""Whole numbers as they are printed; a float holds each of them exactly."""
 
 
-def parts(file: Any, present: Present, columns: list[str]) -> Iterator[Part]:
+def parts(file: Any, present: Present, columns: list[str], named: frozenset[str]) -> Iterator[Part]:
     """The rows of a JSON Lines file. It is read twice: what type a column has, all its lines tell.
 
     Args:
         columns: the wanted columns.
+        named: those whose values count by their text.
 
     Raises:
         BadInput: none of the first lines is an object, or one is longer than BLOCK_BYTES.
@@ -44,7 +49,7 @@ def parts(file: Any, present: Present, columns: list[str]) -> Iterator[Part]:
             first += table.num_rows
             continue
         content, rows = _filled(block)
-        yield _sorted_out(content, rows + first, schema)
+        yield _sorted_out(content, rows + first, schema, named)
         first += block.count(b"\n")
 
 
@@ -207,7 +212,7 @@ def _wholly_sound(block: bytes, schema: Any) -> Any:
     return table if table.num_rows == len(ends) else None
 
 
-def _sorted_out(lines: list[bytes], rows: Any, schema: Any) -> Part:
+def _sorted_out(lines: list[bytes], rows: Any, schema: Any, named: frozenset[str]) -> Part:
     """The rows of lines of which some are malformed: parses ever smaller parts of those that fail.
 
     Args:
@@ -216,16 +221,20 @@ def _sorted_out(lines: list[bytes], rows: Any, schema: Any) -> Part:
     """
     import pyarrow as pa
 
-    tables, whys = [schema.empty_table()], dict[int, str]()
+    tables, whys, meant = [schema.empty_table()], dict[int, str](), list(lines)
     parts = [list(range(len(lines)))]
     while parts:
         part = parts.pop()
-        table, complaint = _table_or_complaint([lines[i] for i in part], schema)
+        table, complaint = _table_or_complaint([meant[i] for i in part], schema)
         if table is not None:
             tables.append(table)
-        elif len(part) <= LOOKED_AT and (wrong := {i: why for i in part if (why := _wrong(lines[i], schema))}):
-            whys |= wrong
-            parts.append([i for i in part if i not in wrong])
+        elif len(part) <= LOOKED_AT and (wrong := {i: why for i in part if (why := _wrong(meant[i], schema))}):
+            for i, why in wrong.items():
+                if alike := _alike(lines[i], schema, named):
+                    meant[i] = alike
+                else:
+                    whys[i] = why
+            parts.append([i for i in part if i not in whys])
         elif len(part) == 1:
             whys[part[0]] = complaint
         else:
@@ -245,7 +254,9 @@ def _table_or_complaint(lines: list[bytes], schema: Any) -> tuple[Any, str]:
     try:
         table = _parsed(b"\n".join(lines), schema)
     except pa.ArrowInvalid as error:
-        return None, str(error).partition(" in row ")[0]
+        what = str(error).partition(" in row ")[0].removeprefix("JSON parse error: ").rstrip(".")
+        what = re.sub(r"Column\(/(.*)\)", r"the column '\1'", what)
+        return None, f"cannot be parsed: {what[:1].lower()}{what[1:200]}"
     return (table, "") if table.num_rows == len(lines) else (None, NO_OBJECT)
 
 
@@ -254,7 +265,7 @@ def _wrong(line: bytes, schema: Any) -> str | None:
     try:
         record = json.loads(line.decode("utf-8", "replace"))
     except json.JSONDecodeError as error:
-        return f"is not JSON: {error.msg} at character {error.pos + 1}"
+        return f"is not JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1}"
     except (RecursionError, ValueError):  # nested too deep, a number too long
         return None
     if not isinstance(record, dict):
@@ -265,6 +276,30 @@ def _wrong(line: bytes, schema: Any) -> str | None:
             most = {"binary": "text"}.get(str(field.type), str(field.type))
             return f"has {type(value).__name__} in the column {field.name!r}, where most rows have {most}"
     return None
+
+
+def _alike(line: bytes, schema: Any, named: frozenset[str]) -> bytes | None:
+    """The line with the types of the columns, if it differs only in values whose text stays the same, else None."""
+    try:
+        pairs = json.loads(line.decode(), object_pairs_hook=list) if line.startswith(b"{") else []
+        values = dict(pairs)
+        if not pairs or len(values) < len(pairs):
+            return None
+        kept = {field.name: values.get(field.name) for field in schema}
+        for name in named.intersection(kept):
+            kept[name] = _of_type(str(schema.field(name).type), kept[name])
+        found = json.dumps(kept).encode()
+    except (RecursionError, ValueError):
+        return None
+    return None if _wrong(found, schema) else found
+
+
+def _of_type(kind: str, value: Any) -> Any:
+    """A whole number or its text as a column's type has it; any other value as it is."""
+    text = f"{value:.0f}" if type(value) is float and value.is_integer() else str(value)
+    if kind == "bool" or type(value) not in (int, float, str) or not _WHOLE.fullmatch(text):
+        return value
+    return text if kind == "binary" else int(text)
 
 
 def _parsed(block: bytes, schema: Any) -> Any:

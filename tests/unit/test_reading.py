@@ -152,7 +152,7 @@ def test_types_of_json_come_from_the_whole_file(tmp_path: Path, monkeypatch: pyt
     assert found[:1100] == [("a", None)] * 1100
     assert found[1103:] == [("b", "1")] * 1200
     assert [label for _, label in found[1100:1103]] == [
-        "row 1101 of a.jsonl has str in the column 'label', where most rows have int64",
+        "1",
         "row 1102 of a.jsonl has int in the column 'text', where most rows have text",
         None,
     ]
@@ -164,6 +164,64 @@ def test_a_column_may_come_late_in_a_file_of_json_lines(tmp_path: Path) -> None:
     rows[-2:] = [{"text": "b", "meta": {"label": 1}}]
     with pytest.raises(BadInput, match="has no column 'label'"):
         read(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+
+
+MIXED = {
+    "text and numbers": [*["0", "1"] * 30, *[0, 1] * 25],
+    "numbers and text": [*["0", "1"] * 25, *[0, 1] * 30],
+    "whole floats": [*[1] * 40, *[1.0] * 10, "1"],
+    "more whole floats": [*[1] * 10, *[1.0] * 40, "1"],
+    "text, numbers and whole floats": ["a", *["1"] * 40, *[1] * 30, *[1.0] * 20, None],
+}
+
+
+@pytest.mark.parametrize("labels", MIXED.values(), ids=MIXED)
+def test_labels_and_slices_of_json_count_by_their_text(tmp_path: Path, labels: list[Any]) -> None:
+    rows = [{"text": f"é{i}", "label": label, "s": label, "more": {"a": i}} for i, label in enumerate(labels)]
+    columns = Columns(text="text", label="label", slices=("s",))
+    content = "\n".join(json.dumps(row, ensure_ascii=bool(i % 2)) for i, row in enumerate(rows))
+    found = read(tmp_path / "a.jsonl", content, columns=columns)
+    meant = [None if label is None else str(label).removesuffix(".0") for label in labels]
+    assert found == [(f"é{i}", label) for i, label in enumerate(meant)]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '{"text": "b", "label": "01"}',
+        '{"text": "b", "label": 1.5}',
+        '{"text": "b", "label": 1e300}',
+        '{"text": "b", "label": true}',
+        '{"text": 5, "label": "1"}',
+        '{"text": "b", "label": "1", "text": "c"}',
+        '[["text", "b"], ["label", 1]]',
+    ],
+)
+def test_other_values_than_most_rows_have_stay_malformed(tmp_path: Path, odd: str) -> None:
+    found = read(tmp_path / "a.jsonl", '{"text": "a", "label": 1}\n' * 9 + odd)
+    assert found[:9] == [("a", "1")] * 9
+    assert found[9][0] == odd
+    assert (found[9][1] or "").startswith("row 10 of a.jsonl ")
+
+
+REASONS = {
+    '{"text": "b", "label": "x", "text": "c"}': "cannot be parsed: the column 'text' was specified twice",
+    '{"text": "b", "label": "\\ud83d"}': "cannot be parsed: the surrogate pair in string is invalid",
+    '{"text": "b\0", "label": "x"}': "is not JSON: Invalid control character at character 12",
+}
+
+
+@pytest.mark.parametrize(("line", "why"), REASONS.items())
+def test_why_a_line_of_json_is_malformed_is_a_sentence(tmp_path: Path, line: str, why: str) -> None:
+    found = read(tmp_path / "a.jsonl", '{"text": "a", "label": "positive"}\n' * 3 + line)
+    assert found[3] == (line, f"row 4 of a.jsonl {why}")
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", "\n \n\n"), ("a.jsonl", "{}\n"), ("a.csv", "\n\r\n")])
+def test_a_file_without_any_column_says_so(tmp_path: Path, name: str, content: str) -> None:
+    with pytest.raises(BadInput) as raised:
+        read(tmp_path / name, content)
+    assert raised.value.what == "has no column 'text'; it has none"
 
 
 def test_numbers_too_long_for_python_are_malformed(tmp_path: Path) -> None:
