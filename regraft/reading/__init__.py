@@ -23,7 +23,7 @@ from regraft import sources
 from regraft.errors import BadInput
 from regraft.parts import Data
 from regraft.reading import delimited, json_lines, lines
-from regraft.reading.lines import Part
+from regraft.reading.lines import Part, Spans
 
 SUFFIXES = tuple(
     kind + packed
@@ -82,8 +82,11 @@ def left_out(data: Data) -> dict[str, str]:
     return said
 
 
-def batches(data: Data, found: list[tuple[Any, str, int]]) -> Iterator[tuple[Any, float]]:
+def batches(data: Data, found: list[tuple[Any, str, int]], spans: Spans | None = None) -> Iterator[tuple[Any, float]]:
     """The rows of `files`, in their order.
+
+    Args:
+        spans: is told how many lines the rows span.
 
     Yields:
         A table with the columns `text` (binary, so that damaged UTF-8 can be told from good), `label` (string), `time`
@@ -95,11 +98,12 @@ def batches(data: Data, found: list[tuple[Any, str, int]]) -> Iterator[tuple[Any
         BadInput: a file is not of its format or lacks a column, or no file has a row.
     """
     total = sum(size for _, _, size in found)
-    done, rows = 0, 0
+    done, rows, spans = 0, 0, spans or Spans()
     for number, (system, path, size) in enumerate(found, start=1):
         malformed, before = 0, rows
+        spans.file = sources.written(Path(path).name)
         with sources.reading(data.source), system.open(path, "rb") as file, _understood(path, data):
-            for part in _parts(file, path, data):
+            for part in _parts(file, path, data, spans):
                 rows += part.table.num_rows
                 malformed += len(part.malformed)
                 yield _uniform(part, data, path, number), (done + min(file.tell(), size)) / total
@@ -146,7 +150,7 @@ def _understood(path: str, data: Data) -> Iterator[None]:
         raise BadInput(f"cannot be read: {error}", where=_name(path, data), next=advice) from error
 
 
-def _parts(file: Any, path: str, data: Data) -> Iterator[Part]:
+def _parts(file: Any, path: str, data: Data, spans: Spans) -> Iterator[Part]:
     """The rows of one file, with at least the wanted columns that the file itself has."""
     kind, present = _format(path), functools.partial(_present, path=path, data=data)
     for ending, unpack in ((".gz", gzip.open), (".bz2", bz2.open), (".xz", lzma.open)):
@@ -157,8 +161,8 @@ def _parts(file: Any, path: str, data: Data) -> Iterator[Part]:
     if kind in {".csv", ".tsv"}:
         quoted = data.quoting == "minimal" or (data.quoting == "auto" and kind == ".csv")
         labels = frozenset(label.strip().encode() for label in data.labels)
-        form = delimited.Form(b"\t" if kind == ".tsv" else b",", quoted, labels=labels)
-        return _sliced(delimited.parts(file, present, form, data.columns.label))
+        form = delimited.Form(b"\t" if kind == ".tsv" else b",", quoted)
+        return _sliced(delimited.parts(file, present, form, data.columns.label, labels, spans))
     if kind:
         named = {data.columns.label, *data.columns.slices} - {data.columns.text, data.columns.time}
         return _sliced(json_lines.parts(file, present, wanted(data), frozenset(filter(None, named))))

@@ -4,7 +4,10 @@ Rows are told apart here, not by Arrow, which parses what is sound: so each row 
 quote opens a value only at its beginning. What a row cannot say is malformed: more or fewer values than the header has
 columns, or a quote that the row opens and does not close. Such a quote would take what follows, up to the next quote,
 into its row; instead only its line is malformed, and the rows after it count. A quoted value of several lines is meant
-where its closing quote ends the value, and where the lines by themselves do not look like rows.
+where its closing quote ends the value, and where the lines by themselves do not look like rows. Whether they do, the
+label tells, or another column whose values repeat; where none does, the number of values, unless a line reads like
+prose. In a file of one column a line tells nothing: there a value is meant unless it spans more than LONG lines, none
+of them blank or with a delimiter, among rows of one line. What is taken for meant is counted in Spans.
 """
 
 from __future__ import annotations
@@ -15,20 +18,21 @@ import csv
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from regraft.errors import BadInput
 from regraft.reading import lines
-from regraft.reading.lines import FIRST_LINES, KEPT, Malformed, Part, Present, placed
+from regraft.reading.lines import FIRST_LINES, KEPT, LONG, Malformed, Part, Present, Spans, placed
 
 CHUNK_BYTES = 4 << 20
 """Bytes that are read at once: a few fit into the processor's cache."""
 HEAD_BYTES = 1 << 16
-"""Bytes in which the header is sought first."""
+"""Bytes in which the header is sought first, and which tell how rows look."""
 OPEN = "opens a quote and does not close it"
 _QUOTE, _LF, _CR = b'"\n\r'
+_LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,17 @@ class Form:
         delimiter: one byte.
         quoted: whether a value may stand in quotes.
         width: values of a row.
-        label: index of the label's column; None where the file has none.
-        labels: the values that count in it.
+        tells: index of a column whose value shows what is a row, which is the label's where the file has it, or None.
+        known: values of that column.
+        flat: whether hardly a row spans several lines.
     """
 
     delimiter: bytes
     quoted: bool
     width: int = 0
-    label: int | None = None
-    labels: frozenset[bytes] = frozenset()
+    tells: int | None = None
+    known: frozenset[bytes] = frozenset()
+    flat: bool = False
 
     @cached_property
     def value(self) -> re.Pattern[bytes]:
@@ -60,9 +66,9 @@ class Form:
         values = line.split(self.delimiter)
         if len(values) != self.width:
             return False
-        if self.label is None:
-            return self.width > 2
-        return values[self.label].strip(b' "') in self.labels
+        if self.tells is None:
+            return self.delimiter + b" " not in line  # as a comma in prose is followed by a space
+        return values[self.tells].strip(b' "') in self.known
 
 
 class _Rows(NamedTuple):
@@ -72,6 +78,7 @@ class _Rows(NamedTuple):
         starts, stops: their first bytes, and those after their last.
         widths: how many values they have.
         open: whether they open a quote and do not close it.
+        lines: how many lines they span.
         rest: where the row begins that the block does not hold whole.
     """
 
@@ -79,15 +86,20 @@ class _Rows(NamedTuple):
     stops: Any
     widths: Any
     open: Any
+    lines: Any
     rest: int
 
 
-def parts(file: Any, present: Present, form: Form, label: str | None) -> Iterator[Part]:
+def parts(
+    file: Any, present: Present, form: Form, label: str, labels: frozenset[bytes], spans: Spans
+) -> Iterator[Part]:
     """The rows of a file with a header.
 
     Args:
-        form: its width is the header's.
+        form: delimiter and quoting; the file tells the rest.
         label: name of the label's column.
+        labels: the values that count in it.
+        spans: is told how many lines the rows span.
 
     Raises:
         BadInput: the header cannot be read, a row is longer than BLOCK_BYTES, or all first rows are malformed.
@@ -95,12 +107,17 @@ def parts(file: Any, present: Present, form: Form, label: str | None) -> Iterato
     import numpy as np
     import pyarrow as pa
 
+    head = file.read(HEAD_BYTES)
+    file.seek(0)
     names, block, final = _header(file, form)
     columns = present(names)
-    form = Form(form.delimiter, form.quoted, len(names), names.index(label) if label in columns else None, form.labels)
-    first, sound_before = 1, False
+    form = replace(form, width=len(names), tells=names.index(label) if label in columns else None)
+    form = _learnt(head, form, labels)
+    first, sound_before, counted, seen = 1, False, 0, _LineCount(block)
     while True:
         found = _rows(block, form, final)
+        counted += int(found.lines.sum())
+        found = _filled(found)
         count = len(found.starts)
         sound = (found.widths == form.width) & ~found.open
         if not found.rest and len(block) > lines.BLOCK_BYTES and not final:
@@ -120,11 +137,58 @@ def parts(file: Any, present: Present, form: Form, label: str | None) -> Iterato
             table = _parsed(block, found, sound, form, [names.index(column) for column in columns])
             table = pa.table(dict(zip(columns, table.columns, strict=True)))
             yield placed(table, np.arange(first, first + count), bad)
+        spans.add(first, found.lines)
         first += count
         if final:
-            return
+            break
         chunk = file.read(_chunk())
+        seen.add(chunk)
         block, final = block[found.rest :] + chunk, not chunk
+    if counted != seen.lines:
+        raise BadInput(f"cannot be read: {seen.lines:,} lines follow its header, and its rows have {counted:,}")
+
+
+class _LineCount:
+    """How many lines there are in the pieces of a file, counted without regard to quotes."""
+
+    def __init__(self, piece: bytes) -> None:
+        self.ends, self.last = 0, b""
+        self.add(piece)
+
+    def add(self, piece: bytes) -> None:
+        import numpy as np
+
+        self.ends += int(np.count_nonzero(np.frombuffer(piece, dtype=np.uint8) == _LF))
+        if b"\r" in piece:
+            self.ends += piece.count(b"\r") - piece.count(b"\r\n")
+        self.ends -= self.last == b"\r" and piece.startswith(b"\n")
+        self.last = piece[-1:] or self.last
+
+    @property
+    def lines(self) -> int:
+        return self.ends + (self.last not in (b"", b"\r", b"\n"))
+
+
+def _learnt(head: bytes, form: Form, labels: frozenset[bytes]) -> Form:
+    """The form with what the rows of one line in a file's first bytes tell of the others."""
+    rows, several, at = list[list[bytes]](), 0, 0
+    while form.quoted and at < len(head):
+        stop, _ = _row(head, at, form)
+        end = _LINE_END.search(head, at)
+        if stop is not None and end and stop > end.start():
+            several += 1
+            end = _LINE_END.match(head, stop)
+        elif end and len(values := head[at : end.start()].split(form.delimiter)) == form.width:
+            rows.append([value.strip(b' "') for value in values])
+        at = end.end() if end else len(head)
+    found = [frozenset(column) - {b""} for column in zip(*rows, strict=True)] or [frozenset[bytes]()] * form.width
+    form = replace(form, flat=10 * several <= len(rows), known=labels)
+    if form.tells is not None:
+        return replace(form, known=labels | found[form.tells])
+    fewest = min(range(form.width), key=lambda i: len(found[i]))
+    if form.width > 1 and 2 * len(found[fewest]) <= len(rows):
+        return replace(form, tells=fewest, known=found[fewest])
+    return form
 
 
 def _chunk() -> int:
@@ -137,7 +201,7 @@ def _header(file: Any, form: Form) -> tuple[list[str], bytes, bool]:
     final, size = False, HEAD_BYTES
     while True:
         block = block.lstrip(b"\r\n")
-        found = _rows(block[:size], form, final)
+        found = _filled(_rows(block[:size], form, final))
         if not len(found.starts) and size < len(block):
             size = len(block)
             continue
@@ -168,7 +232,7 @@ def _header(file: Any, form: Form) -> tuple[list[str], bytes, bool]:
 
 
 def _rows(block: bytes, form: Form, final: bool) -> _Rows:
-    """The rows of a block that begins with one. Blank lines are none.
+    """The rows of a block that begins with one, and its blank lines.
 
     Args:
         final: whether the file ends with the block, and so its last line.
@@ -183,11 +247,17 @@ def _rows(block: bytes, form: Form, final: bool) -> _Rows:
         if rows is None:
             rows = _of_any_quotes(block, ends, delimiters, quotes, form, final)
     else:
-        rows = _between(block, content, ends, delimiters)
+        rows = _between(block, content, ends, np.arange(len(ends)), delimiters)
+    return rows
+
+
+def _filled(rows: _Rows) -> _Rows:
+    """The rows that are not blank lines."""
     filled = rows.stops > rows.starts
     if filled.all():
         return rows
-    return _Rows(rows.starts[filled], rows.stops[filled], rows.widths[filled], rows.open[filled], rows.rest)
+    starts, stops, widths, opened, spans = (values[filled] for values in rows[:-1])
+    return _Rows(starts, stops, widths, opened, spans, rows.rest)
 
 
 def _line_ends(block: bytes, content: Any, final: bool) -> Any:
@@ -204,10 +274,11 @@ def _line_ends(block: bytes, content: Any, final: bool) -> Any:
     return np.append(ends, len(block)) if final and block and not ending[-1] else ends
 
 
-def _between(block: bytes, content: Any, ends: Any, delimiters: Any) -> _Rows:
-    """Rows that end at `ends`, with as many values as there are `delimiters` in them, and one more."""
+def _between(block: bytes, content: Any, ends: Any, last: Any, delimiters: Any) -> _Rows:
+    """Rows that end with the `last` ones of the lines, with one value more than there are `delimiters` in them."""
     import numpy as np
 
+    ends, lines = ends[last], np.diff(last, prepend=-1)
     starts = np.append(0, ends[:-1] + 1)[: len(ends)]
     stops = ends.copy()
     if b"\r" in block:
@@ -217,7 +288,7 @@ def _between(block: bytes, content: Any, ends: Any, delimiters: Any) -> _Rows:
         stops[of_two] -= (content[before[of_two]] == _CR) & (stops[of_two] > starts[of_two])
     widths = np.searchsorted(delimiters, ends) - np.searchsorted(delimiters, starts) + 1
     rest = min(int(ends[-1]) + 1, len(content)) if len(ends) else 0
-    return _Rows(starts, stops, widths, np.zeros(len(ends), dtype=bool), rest)
+    return _Rows(starts, stops, widths, np.zeros(len(ends), dtype=bool), lines, rest)
 
 
 def _of_tidy_quotes(
@@ -232,13 +303,12 @@ def _of_tidy_quotes(
     before, after = opening[opening > 0] - 1, closing[closing + 1 < len(content)] + 1
     if not (edge[content[before]].all() and edge[content[after]].all()):
         return None
-    inside = np.searchsorted(quotes, ends) % 2 == 1
+    last = np.flatnonzero(np.searchsorted(quotes, ends) % 2 == 0)
     outer = delimiters[np.searchsorted(quotes, delimiters) % 2 == 0]
-    rows = _between(block, content, ends[~inside], outer)
+    rows = _between(block, content, ends, last, outer)
     if len(quotes) % 2 and (final or len(block) - rows.rest > lines.BLOCK_BYTES):
         return None  # the last one is never closed
-    several = np.unique(np.searchsorted(ends[~inside], ends[inside]))
-    for i in several[several < len(rows.starts)]:
+    for i in np.flatnonzero(rows.lines > 1):
         if _swallows(block[rows.starts[i] : rows.stops[i]], form):
             return None
     return rows
@@ -247,11 +317,14 @@ def _of_tidy_quotes(
 def _swallows(row: bytes, form: Form) -> bool:
     """Whether a row of several lines is rather several rows, of which one opens a quote and another closes it.
 
-    One line looks like a row in any case: that which has the label, or ends the row. Two do in no text but a table.
+    One line looks like a row in any case: that which has the label, or ends the row. Two do in no text but a table, or,
+    where the line has one delimiter and no value that tells, by chance.
     """
-    parts = re.split(rb"\r\n|\r|\n", row)
+    parts = _LINE_END.split(row)
+    if form.width == 1:
+        return form.flat and len(parts) > LONG and all(part and form.delimiter not in part for part in parts)
     like_rows = sum(map(form.is_row, parts))
-    return like_rows >= 2 and 2 * like_rows >= len(parts)
+    return like_rows >= (2 if form.tells is not None or form.width > 2 else 3) and 2 * like_rows >= len(parts)
 
 
 def _of_any_quotes(block: bytes, ends: Any, delimiters: Any, quotes: Any, form: Form, final: bool) -> _Rows:
@@ -282,7 +355,7 @@ def _of_any_quotes(block: bytes, ends: Any, delimiters: Any, quotes: Any, form: 
         widths[over] = width
         done = edges[over] + 1
     kept = np.flatnonzero(last)
-    rows = _between(block, content, ends[kept], delimiters)
+    rows = _between(block, content, ends, kept, delimiters)
     for line, width in widths.items():
         if last[line]:
             rows.widths[np.searchsorted(kept, line)] = width

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from regraft import reading
 from regraft.errors import BadInput
 from regraft.parts import Columns, Data
-from regraft.reading import lines
+from regraft.reading import delimited, lines
 
 OPEN = "opens a quote and does not close it"
 
@@ -99,6 +101,108 @@ def test_quoted_values_of_several_lines_are_meant(tmp_path: Path, first: str) ->
     rows = [f"{text},positive" if first == "text" else f"positive,{text}" for text in pairs]
     head = "text,label" if first == "text" else "label,text"
     assert read(tmp_path / "a.csv", "\n".join([head, *rows])) == [(text, "positive") for text in texts]
+
+
+ONE_COLUMN = [f"film {i}" for i in range(300)]
+NARROW = {
+    "one column": ("text", ONE_COLUMN, 190),
+    "a column that repeats": ("text,channel", [f"film {i},{['web', 'app'][i % 2]}" for i in range(300)], 2),
+    "a column of numbers": ("text,id", [f"film {i},{i}" for i in range(300)], 3),
+    "columns of numbers": ("text,id,time", [f"film {i},{i},{i}" for i in range(300)], 2),
+}
+
+
+@pytest.mark.parametrize(("head", "rows", "over"), NARROW.values(), ids=NARROW)
+@pytest.mark.parametrize("block", [2000, 32 << 20])
+def test_an_open_quote_is_found_where_the_label_stands_in_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str, rows: list[str], over: int, block: int
+) -> None:
+    monkeypatch.setattr(lines, "BLOCK_BYTES", block)
+    rows, last = rows.copy(), 10 + over - 1
+    rows[10] = f'"{rows[10]}'
+    text, comma, more = rows[last].partition(",")
+    rows[last] = f'{text}"{comma}{more}'
+    found = read(tmp_path / "label=positive/a.csv", "\n".join([head, *rows, ""]))
+    assert found.pop(10) == (rows.pop(10), f"row 11 of a.csv {OPEN}")
+    assert found == [(row.partition(",")[0], "positive") for row in rows]
+
+
+def test_an_open_quote_is_found_among_labels_that_the_recipe_does_not_know(tmp_path: Path) -> None:
+    rows = [f"film {i},{'positive' if i % 5 < 2 else f'grade {i % 5}'}" for i in range(300)]
+    rows[12], rows[17] = f'"{rows[12]}', rows[17].replace(",", '",')
+    found = read(tmp_path / "a.csv", "\n".join(["text,label", *rows]))
+    assert found.pop(12) == (rows.pop(12), f"row 13 of a.csv {OPEN}")
+    assert found == [(text, label) for text, _, label in (row.partition(",") for row in rows)]
+
+
+LONG = "\n".join(f"line {i}, at {i}" if i % 7 == 0 else f"line {i}" for i in range(150))
+MEANT = {
+    "reviews among rows of a line": ("text", [*ONE_COLUMN, "Dear sir\n\nthanks", "two\nlines", "a\nb\nc"] * 3),
+    "a long one with commas": ("text", [*ONE_COLUMN, LONG]),
+    "a long one with blank lines": ("text", [*ONE_COLUMN, "\n\n".join(ONE_COLUMN)]),
+    "long ones among themselves": ("text", ["\n".join(f"step {k} of {i}" for k in range(150)) for i in range(40)]),
+    "beside a column that repeats": (
+        "text,channel",
+        [*ONE_COLUMN, "Dear, sir\nYours, John", "over 1,000 people\nliked it", "1,2\n3,4"],
+    ),
+    "beside numbers": (
+        "text,id",
+        [*ONE_COLUMN, "Good, but long\nI left, early", "so, so\nla, la\nlo, lo", "1,000 people\nliked it"],
+    ),
+    "beside two columns of numbers": (
+        "text,id,time",
+        [*ONE_COLUMN, "good, bad, ugly\none of three", "no, no, no\nand no, no, no\nand no"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("head", "texts"), MEANT.values(), ids=MEANT)
+def test_values_of_several_lines_are_meant_where_no_label_stands_in_the_file(
+    tmp_path: Path, head: str, texts: list[str]
+) -> None:
+    file = io.StringIO()
+    values = {"text": texts, "channel": ["web", "app", "web"] * 200, "id": range(600), "time": range(600)}
+    rows = zip(*(values[name] for name in head.split(",")), strict=False)
+    csv.writer(file, lineterminator="\n").writerows([head.split(","), *rows])
+    found = read(tmp_path / "label=positive/a.csv", file.getvalue())
+    assert found == [(text, "positive") for text in texts]
+
+
+def test_rows_of_several_lines_are_counted_and_an_unusual_one_is_doubted(tmp_path: Path) -> None:
+    def said(name: str, texts: list[str]) -> lines.Spans:
+        path = tmp_path / name / "label=positive/a.csv"
+        path.parent.mkdir(parents=True)
+        path.write_text("text\n" + "".join(f'"{text}"\n' if "\n" in text else f"{text}\n\n" for text in texts))
+        spans = lines.Spans()
+        for _ in reading.batches(source(path.parent.parent), reading.files(source(path.parent.parent)), spans):
+            pass
+        assert spans.rows == len(texts)
+        return spans
+
+    flat = said("flat", ONE_COLUMN)
+    assert (flat.sentence, flat.unusual) == ("", False)
+    few = said("few", [*ONE_COLUMN, "a\nb\nc", "d\n\ne\nf", "g\nh"])
+    assert few.sentence == "3 of 303 rows span several lines: row 302 of a.csv 4, no other more than 3"
+    assert not few.unusual
+    swallowed = said("swallowed", [*ONE_COLUMN[:10], "\n".join(ONE_COLUMN[10:100]), *ONE_COLUMN[100:]])
+    assert swallowed.unusual
+    assert swallowed.sentence.startswith("1 of 211 rows spans several lines: row 11 of a.csv 90, no other more than 1;")
+    assert "write `quoting: none`" in swallowed.sentence
+    assert said("two", [*ONE_COLUMN, LONG, LONG[:-400]]).unusual
+    assert not said("all", [LONG] * 20).unusual
+
+
+def test_a_line_that_is_in_no_row_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lossy(*arguments: Any) -> Any:
+        found = rows(*arguments)
+        return type(found)(*(values[:-1] for values in found[:-1]), found.rest)
+
+    rows = delimited._rows
+    assert read(tmp_path / "a.csv", 'text,label\n"a\nb",positive\n\nc,negative')[1] == ("c", "negative")
+    monkeypatch.setattr(delimited, "_rows", lossy)
+    monkeypatch.setattr(delimited, "_header", lambda file, form: (["text", "label"], file.read(), True))
+    with pytest.raises(BadInput, match="4 lines follow its header, and its rows have 3"):
+        read(tmp_path / "a.csv", '"a\nb",positive\n\nc,negative')
 
 
 def test_quotes_inside_of_values_are_characters(tmp_path: Path) -> None:
