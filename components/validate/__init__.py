@@ -87,7 +87,7 @@ def work(context: Context) -> Outcome:
     data = context.recipe.data
     start, end = window(context)
     tally = rows.Tally()
-    files = reading.files(data)
+    files, spans = reading.files(data), reading.Spans()
     buckets = freeze.Buckets(_folder(context, "buckets"), sum(size for _, _, size in files))
     quarantine = freeze.Parquet(context.out / "quarantine.parquet")
 
@@ -96,7 +96,7 @@ def work(context: Context) -> Outcome:
         return *rows.judge(table, data, start, end), done
 
     threads = min(MOST_THREADS, math.ceil(pipeline.resources(context.recipe, context.step).cpu))
-    for good, bad, counted, done in _at_once(threads, judged, reading.batches(data, files)):
+    for good, bad, counted, done in _at_once(threads, judged, reading.batches(data, files, spans)):
         buckets.add(good)
         quarantine.add(bad)
         tally.add(counted)
@@ -117,8 +117,10 @@ def work(context: Context) -> Outcome:
         measured = list(contract.checks(data, tally, frozen, now, token_counts=counts, reference=before, end=end))
         found = judged_by(measured, frozen.sample, data.labels, context.out / "data_docs")
     left_out = reading.left_out(data)
+    if spans.several:
+        print(f"{'warning: ' * spans.unusual}{data.source}: {spans.sentence}", file=sys.stderr, flush=True)
     document = _document(tally, frozen, found, start, end, reference)
-    _write(context.out / "validation.json", {**document, "left_out": left_out})
+    _write(context.out / "validation.json", {**document, "left_out": left_out, "lines": spans.sentence})
     warnings = [check for check in found if not check.passed and check.severity == "warning"]
     for check in warnings:
         context.progress(1, f"warning: {check.name}: {check.sentence}")
@@ -130,9 +132,11 @@ def work(context: Context) -> Outcome:
             "set_aside": tally.counted - tally.reasons[""],
             "checks": {check.name: check.observed for check in found},
             "left_out": left_out,
+            "lines": spans.sentence,
             "warnings": [
                 *(f"{check.name}: {check.sentence}" for check in warnings),
                 *(f"{kind}: {sentence}" for kind, sentence in left_out.items() if kind != "hidden"),
+                *([f"lines: {spans.sentence}"] if spans.unusual else []),
             ],
         },
         views=("data_docs",),

@@ -139,6 +139,25 @@ def test_more_open_quotes_than_the_recipe_allows_refuse_the_run_and_the_first_is
     assert complaint in (laptop.manifest().refused or "")
 
 
+def test_rows_of_several_lines_are_said_and_what_may_be_an_open_quote_is_a_warning(
+    laptop: Laptop, capfd: pytest.CaptureFixture[str]
+) -> None:
+    texts = [row["text"] for row in reviews(300)]
+    joined = "\n".join(texts[10:60])
+    for label, some in (("negative", [*texts[:10], f'"{joined}"', *texts[60:180]]), ("positive", texts[180:])):
+        laptop.write(f"label={label}/a.csv", "\n".join(["text", *some]))
+    said = "1 of 251 rows spans several lines: row 11 of a.csv 50, no other more than 1; where its quote is open by"
+    assert laptop.run() == Exit.DONE
+    assert f"warning: {laptop.folder / 'data'}: {said}" in capfd.readouterr().err
+    (warning,) = laptop.manifest().metrics["warnings"]
+    assert warning.startswith(f"lines: {said}")
+    assert laptop.read("validation.json")["lines"] == laptop.manifest().metrics["lines"]
+    laptop.write("label=positive/b.csv", 'text\n"one, of\n\nmany lines"\n"' + "\n\n".join(texts[60:65]) + '"\n')
+    assert laptop.run() == Exit.DONE
+    assert "3 of 253 rows span several lines: row 11 of a.csv 50, no other more than 9" in capfd.readouterr().err
+    assert laptop.manifest().metrics["warnings"] == []
+
+
 def test_labels_in_paths_are_read_anew_when_a_folder_is_renamed_and_a_moved_source_is_not(
     laptop: Laptop, capfd: pytest.CaptureFixture[str]
 ) -> None:
