@@ -2,7 +2,8 @@
 
 A body of 4 MiB or more that calls itself a form, whatever the path and the method, kills tritonserver 2.51 by signal
 11, and `curl --data` calls all that it sends a form. So what the client says about its content does not get through to
-Triton, which never needs it: it tells JSON from tensors by Inference-Header-Content-Length.
+Triton, which never needs it: it tells JSON from tensors by Inference-Header-Content-Length. Packed bodies are refused,
+since Triton unpacks them to any size: a limit on what is sent would be none.
 """
 
 from __future__ import annotations
@@ -45,11 +46,16 @@ http {{
   server {{
     listen {address}:{port};
     location / {{
+      default_type application/json;
+      if ($http_content_encoding !~* "^(identity)?$") {{
+        return 415 '{{"error":"no Content-Encoding is taken here: send the body as it is"}}';
+      }}
       proxy_pass http://triton;
       proxy_http_version 1.1;
       proxy_set_header Connection "";
       proxy_set_header Host $http_host;
       proxy_set_header Content-Type application/octet-stream;
+      proxy_set_header Content-Encoding "";
       proxy_request_buffering off;
       proxy_max_temp_file_size 0;
       proxy_read_timeout 600s;  # a model may take that long to load

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import socketserver
@@ -15,6 +16,7 @@ from components.deploy import serve
 from tests.images import containers
 from tests.images.containers import docker
 from tests.images.test_steps import answers, share, wait
+from tests.unit.test_serve import send
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
@@ -66,6 +68,11 @@ def test_no_body_that_a_client_sends_kills_triton_and_large_tensors_pass(tmp_pat
         headers = {"Inference-Header-Content-Length": str(len(head))}
         answer = pool.request("POST", infer, body=head + tensor, headers=headers)
         assert answer.json()["outputs"][0]["data"] == [len(tensor)]
+        send(ports.http, "/v2/models/counts/infer", "Transfer-Encoding: chunked\r\n", b"1\r\na\r\n" * 1_000_000)
+        packed = {"Content-Encoding": "gzip"}
+        answer = pool.request("POST", infer, body=gzip.compress(json.dumps(IN).encode()), headers=packed)
+        assert answer.status == 415
+        assert "no Content-Encoding is taken" in answer.json()["error"]
         control = f"{url}/v2/repository/models/counts/load"
         assert pool.request("POST", control).status == 403
         assert pool.request("POST", control, headers={"regraft-token": "only-for-tests"}).status == 200
