@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,14 +14,20 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from components.deploy import export
 from regraft import recipe as recipes
 from regraft import tasks
 from regraft.ledger import Entry, Ledger
+from regraft.processor import computes_in_bf16
 from regraft.recipe import Recipe
+from regraft.step import result_of
 from regraft.store import Store, sha256
+from regraft.tasks.text_classification import Classifier
 
 RUN = "2026-11-24T00-00"
 WORDS = "a an the good bad great awful film plot was is not very dull bright slow sharp story acting".split()  # noqa: SIM905
+BF16 = computes_in_bf16() and not os.environ.get("ONEDNN_MAX_CPU_ISA")
+"""Whether OpenVINO serves in bf16 here. It refuses to where it is made to compute as a lesser processor does."""
 TEXTS = [" ".join(WORDS[(7 * i + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 9)) for i in range(40)]
 
 RECIPE = """\
@@ -130,6 +137,18 @@ def publish(
         "created_at": datetime.now(UTC),
     }
     store.publish(f"{step}/{identity}", folder, {"step": step, "identity": identity, **about})
+
+
+def repository(folder: Path, recipe: Recipe, precision: str) -> Classifier:
+    """Makes the folder `models`, from which Triton serves version 1, and returns the model that is in it."""
+    store = Store(str(folder / "store"), recipe.name)
+    entry = promote(store, recipe, folder, 1)
+    files = store.fetch(f"finetune/{entry.model}", result_of(store, "finetune", entry.model), folder / "model")
+    classifier: Classifier = tasks.of(recipe.task).load(recipe, files, folder / "scratch")
+    served = folder / "models" / recipe.name
+    export.build(recipe, entry, classifier, served / "1", precision=precision, settings="test")
+    (served / "config.pbtxt").write_text(export.config(recipe, [1]))
+    return classifier
 
 
 def point(store: Store, step: str, identity: str) -> None:

@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.deploy import export, replica, serve
-from regraft import step, tasks
-from regraft.processor import computes_in_bf16
-from regraft.store import Store
+from components.deploy import replica, serve
+from regraft import tasks
 from tests import champions
 
 pytestmark = pytest.mark.slow
@@ -24,18 +22,12 @@ SERVED = {"bf16": ("onnx", "bf16"), "fp32": ("onnx", "fp32"), "torch": ("torch",
 @pytest.mark.parametrize("way", SERVED)
 def test_an_answer_is_the_same_alone_in_a_batch_and_beside_long_neighbours(way: str, tmp_path: Path) -> None:
     backend, precision = SERVED[way]
-    if precision == "bf16" and not computes_in_bf16():
+    if precision == "bf16" and not champions.BF16:
         pytest.skip("this processor does not compute in bf16, and deploy does not choose it here")
     file = champions.recipe_file(tmp_path, champions.base(tmp_path / "base"), serving=f"{{backend: {backend}}}")
     file.write_text(file.read_text().replace("max_length: 16", "max_length: 64"))
     recipe = champions.load_recipe(file)
-    store = Store(str(tmp_path / "store"), recipe.name)
-    entry = champions.promote(store, recipe, tmp_path, 1)
-    files = store.fetch(f"finetune/{entry.model}", step.result_of(store, "finetune", entry.model), tmp_path / "model")
-    classifier = tasks.of(recipe.task).load(recipe, files, tmp_path / "scratch")
-    models = tmp_path / "models" / recipe.name
-    export.build(recipe, entry, classifier, models / "1", precision=precision, settings="test")
-    (models / "config.pbtxt").write_text(export.config(recipe, [1]))
+    classifier = champions.repository(tmp_path, recipe, precision)
     texts = champions.TEXTS[:24]
     with (
         serve.running(repository=tmp_path / "models", log=tmp_path / "triton.log") as server,
