@@ -24,7 +24,8 @@ from urllib.parse import quote
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from regraft.errors import Exit, RegraftError
+from regraft import settings
+from regraft.errors import BadInput, Exit, RegraftError
 from regraft.runners.local import die_with_parent
 from regraft.store import Manifest, Store
 
@@ -95,7 +96,11 @@ class StepProcess(BaseOperator):
         self._process: subprocess.Popen[str] | None = None
 
     def execute(self, context: Any) -> None:
-        with tempfile.TemporaryDirectory(prefix="regraft-", dir=os.environ.get("REGRAFT_SCRATCH")) as folder:
+        try:
+            below = settings.scratch()
+        except BadInput as error:
+            useless(error)
+        with tempfile.TemporaryDirectory(prefix="regraft-", dir=below) as folder:
             file = Path(folder) / "recipe.yaml"
             file.write_text(self.recipe, encoding="utf-8")
             command = [self.python, "-m", self.module, "--recipe", str(file), *self.arguments]

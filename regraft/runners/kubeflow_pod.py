@@ -30,7 +30,7 @@ from typing import Any
 
 import yaml
 
-from regraft import pipeline, recipe
+from regraft import pipeline, recipe, settings
 from regraft.errors import AlreadyExists, Exit, NotFound, RegraftError
 from regraft.recipe import Recipe
 from regraft.step import result_of
@@ -100,7 +100,7 @@ def _run_of(store: Store, given: dict[str, str], declared: Recipe) -> tuple[str,
 
 def _start(step: str, text: str, given: dict[str, str], declared: Recipe, run: str) -> int:
     """Runs the step's own command; SIGTERM reaches it, so that it can save its work."""
-    with tempfile.TemporaryDirectory(prefix="regraft-", dir=os.environ.get("REGRAFT_SCRATCH")) as folder:
+    with tempfile.TemporaryDirectory(prefix="regraft-", dir=settings.scratch()) as folder:
         file = Path(folder) / f"{declared.name}.yaml"
         file.write_text(text, encoding="utf-8")
         command = [sys.executable, "-m", f"components.{step}"]
@@ -124,7 +124,7 @@ def _show(store: Store, run: str, step: str, declared: Recipe, outputs: dict[str
     for name, value in parameters.items():
         _write(outputs["parameters"][name]["outputFile"], value)
     metadata = {"metrics": _numbers({**manifest.metrics, **manifest.measured})}
-    with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
+    with tempfile.TemporaryDirectory(prefix="regraft-", dir=settings.scratch()) as folder:
         if "confusion" in outputs["artifacts"]:
             metadata["confusion"] = _confusion(store, manifest, declared, Path(folder))
         if report is not None and "report.html" in manifest.views:

@@ -100,6 +100,16 @@ def test_bad_input_fails_at_once_and_people_are_told(laptop: Laptop, webhook: li
     assert "bring it" in webhook[0]["text"]
 
 
+def test_a_folder_for_scratch_that_is_not_there_is_named_and_nothing_starts(
+    laptop: Laptop, webhook: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laptop.recipe("scratch")
+    monkeypatch.setenv("REGRAFT_SCRATCH", str(laptop.folder / "gone"))
+    assert run("scratch") == states("failed", *["upstream_failed"] * 4)
+    assert laptop.log() == []
+    assert "REGRAFT_SCRATCH: the folder for temporary files does not exist" in webhook[0]["text"]
+
+
 def test_a_dry_run_stops_before_promote(laptop: Laptop) -> None:
     laptop.recipe("dry")
     assert run("dry", {"dry_run": True}) == states("success", "success", "success", "skipped", "skipped")

@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from regraft import pipeline, recipe
-from regraft.errors import BadInput
+from regraft.errors import BadInput, Exit
 from regraft.runners import kubeflow_pod
 from regraft.store import Store
 from tests.kubeflow import stub
+from tests.kubeflow.conftest import ROOT
 from tests.unit.test_recipe import MINIMAL
 
 WEEKLY = recipe.parse(MINIMAL + 'schedule: {cron: "0 3 * * 1"}\n')
@@ -82,3 +83,15 @@ def test_sigterm_reaches_the_step_so_that_it_can_save_its_work(tmp_path: Path) -
     _, stderr = pod.communicate(timeout=30)
     assert pod.returncode == 75
     assert "validate: stopped by a signal" in stderr
+
+
+def test_a_folder_for_scratch_that_is_not_there_is_named_and_nothing_starts(tmp_path: Path) -> None:
+    stub.write(tmp_path)
+    given = {"recipe": yaml.safe_load(MINIMAL), "store": str(tmp_path / "store"), "run": "2026-11-23T03-00"}
+    variables = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "REGRAFT_SCRATCH": str(tmp_path / "gone"), "STUB_WORKED": "worked"}
+    command = [sys.executable, "-m", "regraft.runners.kubeflow_pod", "validate"]
+    command.append(json.dumps({"inputs": {"parameterValues": {**given, "scheduled": "", "job": "1"}}, "outputs": {}}))
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **variables}, capture_output=True, text=True)
+    assert done.returncode == Exit.BAD_INPUT, done.stderr
+    assert "validate: REGRAFT_SCRATCH: the folder for temporary files does not exist" in done.stderr
+    assert not (tmp_path / "worked").exists()
