@@ -148,12 +148,12 @@ def test_a_kept_server_that_clients_killed_serves_again_at_the_same_address_and_
             process.wait()
 
 
-def kept(script: str, deaths: Path) -> subprocess.CompletedProcess[str]:
+def kept(script: str, deaths: Path, quick: float = keeper.QUICK_SECONDS) -> subprocess.CompletedProcess[str]:
     """What the keeper makes of a server that is this shell script."""
     keeping = (
         "import sys; from pathlib import Path; from components.deploy import keeper;"
         "sys.exit(keeper.keep(['sh', '-c', sys.argv[1]], {}, deaths=Path(sys.argv[2]), prepare=lambda: None,"
-        "say=print, pause=0))"
+        f"say=print, pause=0, quick={quick}))"
     )
     return subprocess.run([sys.executable, "-c", keeping, script, deaths], capture_output=True, text=True, timeout=60)
 
@@ -171,6 +171,12 @@ def test_a_server_that_ends_by_itself_at_its_first_start_is_not_started_again(tm
     done = kept(f"exit {status}", tmp_path / "deaths")
     assert done.returncode == status
     assert not (tmp_path / "deaths").exists()
+
+
+def test_a_server_that_ends_by_itself_after_a_while_is_started_again(tmp_path: Path) -> None:
+    done = kept(f"[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; exit 1; }}", tmp_path / "deaths", quick=0)
+    assert done.returncode == 0
+    assert (tmp_path / "deaths").read_text().endswith("UTC ended with status 1\n")
 
 
 def test_options_that_would_move_the_server_away_from_its_front_are_refused(tmp_path: Path) -> None:
