@@ -7,7 +7,11 @@ other times, is refused with the recipe.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import takewhile
+from typing import Any
 from zoneinfo import ZoneInfo
 
 LONGEST = 100
@@ -23,6 +27,9 @@ FIELDS: tuple[tuple[str, int, int, dict[str, int]], ...] = (
 )
 NEAR = timedelta(days=2)
 """Clocks are set by less than this."""
+MINUTE = timedelta(minutes=1)
+YEARS = range(2026, 2038)
+"""Changes of clocks that are looked at: each date falls on each day of the week in them."""
 
 
 def expression(text: str) -> str:
@@ -86,6 +93,84 @@ def _values(text: str, field: str, name: str, low: int, high: int, names: dict[s
     return found
 
 
+def in_step(expression: str, zone: ZoneInfo) -> None:
+    """Refuses a schedule that Airflow would run at other times, or not at all, once clocks have been set.
+
+    Args:
+        expression: as `expression` gives it.
+
+    Raises:
+        ValueError: it is such a schedule.
+    """
+    from croniter import croniter
+
+    hourly = _hourly(croniter(expression))
+    strays = _strays_from_every_hour if hourly else _strays_from_listed_hours
+    alike = expression.endswith(" * * *")  # all days: then one change each way tells it
+    for change in _changes(zone)[:2] if alike else _changes(zone):
+        if strays(expression, zone, change):
+            way = "name fewer hours, such as 0-22, or " if hourly else ""
+            raise ValueError(
+                f"{expression!r}: when clocks are set in {zone.key}, as on {change.astimezone(zone):%Y-%m-%d}, Airflow "
+                f"would lose runs of it, or make one twice; {way}write timezone: UTC"
+            )
+
+
+def _strays_from_every_hour(expression: str, zone: ZoneInfo, change: datetime) -> bool:
+    """Airflow goes from one run to the next, and back, by as long as it would be on clocks that are never set.
+
+    That leads elsewhere where they are set while the schedule pauses, or by a part of an hour after which its minutes
+    are others.
+    """
+    from croniter import croniter
+
+    last = due(expression, zone, change - MINUTE)
+    before, after = _wall(last, zone), _wall(change, zone)
+    following = last + (croniter(expression, before).get_next(datetime) - before)
+    preceding = change - (after - croniter(expression, after).get_prev(datetime))
+    return due(expression, zone, following) != following or due(expression, zone, preceding) != last
+
+
+def _strays_from_listed_hours(expression: str, zone: ZoneInfo, change: datetime) -> bool:
+    """Airflow goes by what clocks show, so that a time which they skip is not last where it comes after a later one."""
+    from croniter import croniter
+
+    after = _wall(change, zone)
+    skip = after - _wall(change - MINUTE, zone) - MINUTE
+    if skip == timedelta(hours=1) and after.minute == 0:  # the later one is followed by one at the same minute
+        return False
+    later = croniter(expression, after - MINUTE).get_next(datetime)
+    skipped = takewhile(lambda time: time < after, croniter(expression, after - skip - MINUTE).all_next(datetime))
+    return any(later < time + skip and not croniter.match(expression, time + skip) for time in skipped)
+
+
+def _hourly(times: Any) -> bool:
+    """Whether croniter's schedule is one of every hour, to Airflow too."""
+    return bool(times.expanded[1] == ["*"])
+
+
+def _wall(at: datetime, zone: ZoneInfo) -> datetime:
+    """What clocks of a zone show."""
+    return at.astimezone(zone).replace(tzinfo=None)
+
+
+@cache
+def _changes(zone: ZoneInfo) -> tuple[datetime, ...]:
+    """When clocks of a zone are set in YEARS, to the minute."""
+
+    def offset(minutes: int) -> timedelta | None:
+        return (start + minutes * MINUTE).astimezone(zone).utcoffset()
+
+    start, week = datetime(YEARS.start, 1, 1, tzinfo=UTC), 7 * 24 * 60
+    found = []
+    for first in range(0, len(YEARS) * 52 * week, week):
+        before = offset(first)
+        if offset(first + week) != before:
+            minutes = range(first, first + week + 1)
+            found.append(start + minutes[bisect_left(minutes, True, key=lambda at: offset(at) != before)] * MINUTE)
+    return tuple(found)
+
+
 def due(expression: str, zone: ZoneInfo, at: datetime) -> datetime:
     """The last instant of a schedule that is not after `at`, in UTC: the one rule of all runners, Airflow's own.
 
@@ -99,19 +184,19 @@ def due(expression: str, zone: ZoneInfo, at: datetime) -> datetime:
     from croniter import croniter
 
     at = at.astimezone(UTC)
-    wall = at.astimezone(zone).replace(tzinfo=None, second=0, microsecond=0)
+    wall = _wall(at, zone).replace(second=0, microsecond=0)
     offsets = [(at + way).astimezone(zone).utcoffset() or timedelta(0) for way in (-NEAR, timedelta(0), NEAR)]
     margin = max(offsets) - min(offsets)  # by what clocks are set around here
     # Backwards from here; croniter never gives the time it starts at.
     times = croniter(expression, wall + margin + timedelta(seconds=1))
-    hourly = times.expanded[1] == ["*"]
+    hourly = _hourly(times)
     found: datetime | None = None
     while True:
         time: datetime = times.get_prev(datetime)
         for instant in _instants(time, zone, both=hourly):
             if instant <= at and (found is None or instant > found):
                 found = instant
-        if found is not None and time <= found.astimezone(zone).replace(tzinfo=None) - margin:
+        if found is not None and time <= _wall(found, zone) - margin:
             return found
 
 

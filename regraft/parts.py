@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from regraft import cron
 from regraft.fields import (
     AssetLocation,
     Count,
@@ -298,6 +299,8 @@ class Schedule(Part):
             raise ValueError("a schedule has either cron, such as '0 3 * * 1', or asset, such as s3://bucket/reviews")
         if self.watch and self.asset is None:
             raise ValueError("watch needs asset, the location to look at")
+        if self.cron is not None:
+            cron.in_step(self.cron, self.zone)
         return self
 
     @property

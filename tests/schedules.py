@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from regraft import cron
+
 # Berlin, New York and Santiago by an hour, Lord Howe by half of one, Chatham and Kathmandu at 45 minutes, Casablanca
-# twice more a year, Dublin with a negative winter time, Troll by two hours.
+# twice more a year, Dublin with a negative winter time, Troll by two hours; Cairo and Nuuk at midnight.
 ZONES = (
     "Europe/Berlin",
     "America/New_York",
@@ -19,6 +22,8 @@ ZONES = (
     "Europe/Dublin",
     "Antarctica/Troll",
     "America/St_Johns",
+    "Africa/Cairo",
+    "America/Nuuk",
     "Asia/Kathmandu",
     "Asia/Kolkata",
     "UTC",
@@ -40,6 +45,26 @@ CRONS = (
 )
 HOURLY = ("0 * * * *", "30 * * * *", "*/15 * * * *", "* * * * *")
 """Of every hour: these take both times where clocks are set back."""
+MINUTES = ("0", "30", "15,45", "*/20", "*/15", "59")
+HOURS = ("*", "*/1", "0-23", "0-22", "*/2", "1-3", "2", "0,2,3", "23,0")
+DAYS = ("* * 1-5", "* * mon-fri", "* * 0", "* * 6", "1 * *", "25-31 3,10 *", "* 11 *", "* 4-9 *", "1 * 1", "* * *")
+
+
+def kept(expression: str, zone: str) -> bool:
+    """Whether a recipe may have this schedule."""
+    try:
+        cron.in_step(cron.expression(expression), ZoneInfo(zone))
+    except ValueError:
+        return False
+    return True
+
+
+def generated(zone: str, *, hold: bool, count: int) -> list[str]:
+    """Schedules of all kinds of minutes, hours and days that recipes may have in a zone, or that they may not."""
+    everything = [" ".join(fields) for fields in itertools.product(MINUTES, HOURS, DAYS)]
+    random.Random(zone).shuffle(everything)
+    written = map(cron.expression, everything)
+    return list(itertools.islice((expression for expression in written if kept(expression, zone) == hold), count))
 
 
 @functools.cache

@@ -6,13 +6,14 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regraft import cron
-from tests.schedules import CRONS, HOURLY, ZONES, changes, instants
+from tests.schedules import CRONS, DAYS, HOURLY, HOURS, MINUTES, ZONES, changes, instants, kept
 
 BERLIN = ZoneInfo("Europe/Berlin")
+some_zone = st.sampled_from(sorted(available_timezones() - {"localtime", "Factory"}))
 
 
 def due(expression: str, at: str, zone: str = "Europe/Berlin") -> str:
@@ -82,7 +83,7 @@ def test_it_is_a_time_of_the_schedule_and_the_last_one(zone: str) -> None:
 
 @given(
     st.sampled_from([*CRONS, *HOURLY]),
-    st.sampled_from(sorted(available_timezones() - {"localtime", "Factory"})),
+    some_zone,
     st.datetimes(datetime(2024, 1, 1), datetime(2037, 1, 1), timezones=st.just(UTC)),
     st.timedeltas(timedelta(0), timedelta(days=3)),
 )
@@ -95,3 +96,35 @@ def test_a_run_has_one_name_from_when_it_is_due_until_the_next_is(
     assert cron.due(expression, ZoneInfo(zone), found) == found, "at the instant itself"
     after = cron.due(expression, ZoneInfo(zone), at + later)
     assert after == found or at < after <= at + later, "and nothing becomes due afterwards"
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone"),
+    [
+        ("0 * * * 1-5", "UTC"),
+        ("0 * * * 1-5", "Asia/Kolkata"),
+        ("0 0-22 * * 1-5", "Europe/Berlin"),
+        ("30 */2 * * mon-fri", "America/New_York"),
+        ("0 * * * *", "Europe/Berlin"),
+        ("0 * * * 0", "Europe/Berlin"),  # clocks are set on Sundays, between two of its runs
+        ("0 * * 4-9 *", "Europe/Berlin"),  # it begins and ends in summer time
+        ("*/15 * * * *", "Australia/Lord_Howe"),
+    ],
+)
+def test_a_schedule_of_chosen_days_or_hours_is_refused_only_where_airflow_loses_its_step(
+    expression: str, zone: str
+) -> None:
+    assert kept(expression, zone)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(MINUTES), st.sampled_from(HOURS), st.sampled_from(DAYS), some_zone)
+def test_chosen_days_of_every_hour_need_clocks_that_stay(minutes: str, hours: str, days: str, zone: str) -> None:
+    """tests/airflow asks Airflow itself; here is what a person can tell beforehand."""
+    expression, every_hour = f"{minutes} {hours} {days}", hours in ("*", "*/1", "0-23")
+    if not any(changes(zone, year) for year in (2026, 2027)):
+        assert kept(expression, zone)
+    elif days in ("* * 1-5", "* * mon-fri", "1 * *", "* 11 *") and every_hour:
+        assert not kept(expression, zone)
+    elif zone.split("/")[-1] not in ("Lord_Howe", "LHI", "Troll", "Chatham", "NZ-CHAT"):
+        assert kept(expression, zone) or (every_hour and days != "* * *")
