@@ -6,6 +6,7 @@ With REGRAFT_CLUSTER, a file of cluster settings, each step is a Kubernetes pod;
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -36,6 +37,9 @@ from regraft.runners import airflow_form, airflow_step, cluster
 from regraft.runners.airflow_approval import approval
 from regraft.runners.cluster import Cluster
 
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".yaml", ".yml")
 GPU_POOL = "regraft_gpu"
 """Airflow's pool of GPUs: a step takes as many slots as it wants GPUs."""
 BEGINNING = datetime(2020, 1, 1, tzinfo=UTC)
@@ -184,11 +188,14 @@ def read(settings: Settings, *, only: str | None = None) -> tuple[list[tuple[Rec
     """
     good: dict[str, tuple[Recipe, str, str]] = {}
     broken: list[RegraftError] = []
-    for system, path in sources.files(settings.recipes, (".yaml", ".yml")):
-        mend = None if "file" in system.protocol else "regraft validate COPY  (of that file), then put it back"
+    found = sources.look(settings.recipes, SUFFIXES)
+    if not only:
+        _say_what_is_left_out(found.hidden, settings)
+    for path in found.paths:
+        mend = None if "file" in found.system.protocol else "regraft validate COPY  (of that file), then put it back"
         try:
             with sources.reading(path):
-                content = system.cat_file(path)
+                content = found.system.cat_file(path)
             text = recipe.decode(content, where=path)
             named = re.search(r"^name:[ \t]*([a-z0-9-]+)[ \t]*$", text, re.MULTILINE)
             if only and named and named[1] != only:
@@ -204,6 +211,14 @@ def read(settings: Settings, *, only: str | None = None) -> tuple[list[tuple[Rec
         except RegraftError as error:
             broken.append(error)
     return list(good.values()), broken
+
+
+def _say_what_is_left_out(hidden: list[str], settings: Settings) -> None:
+    """Warns of recipes that are no DAG because of their name. Kubernetes mounts a config map's files below `..` too."""
+    names = [name for name in hidden if name.lower().endswith(SUFFIXES) and not name.startswith("..")]
+    if names:
+        why = "since a part of the path starts with . or _"
+        log.warning("left out of %s, %s: %s", settings.recipes, why, sources.some(names))
 
 
 def dag(declared: Recipe, text: str, settings: Settings, *, form: dict[str, Param] | None = None) -> DAG:

@@ -96,6 +96,21 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_stay(laptop: Laptop)
         load("broken_recipes.py")
 
 
+def test_a_recipe_that_is_left_out_for_its_name_is_said(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from regraft.runners import airflow
+
+    said: list[str] = []
+    monkeypatch.setattr(airflow.log, "warning", lambda text, *words: said.append(text % words))
+    text = laptop.recipe("good")
+    for name in ("_draft.yaml", ".hidden.YML", "_old/one.yaml", "_notes.md", "..2026_11_28/good.yaml"):
+        (laptop.recipes / name).parent.mkdir(exist_ok=True)
+        (laptop.recipes / name).write_text(text)
+    for file in ("retrain.py", "broken_recipes.py", "doctor.py"):
+        load(file)
+        assert said.pop().endswith("a part of the path starts with . or _: .hidden.YML, _draft.yaml, _old/one.yaml")
+        assert not said
+
+
 @pytest.mark.parametrize("where", ["dag", "serialize_dag", "from_dict", "next_dagrun_info"])
 def test_whatever_airflow_raises_for_one_dag_takes_no_other(
     laptop: Laptop, monkeypatch: pytest.MonkeyPatch, where: str
