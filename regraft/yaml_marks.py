@@ -62,8 +62,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def explain(root: yaml.Node | None, error: ValidationError, schema: type[BaseModel]) -> list[Problem]:
-    """Line and sentence of each of pydantic's errors about a file's data."""
-    return [_explained(root, dict(detail), schema) for detail in error.errors()]
+    """Line and sentence of each of pydantic's errors about a file's data.
+
+    What it says of a list as a whole counts only the items that hold, so it is left out where one does not.
+    """
+    details = error.errors()
+    parents = {detail["loc"][:length] for detail in details for length in range(len(detail["loc"]))}
+    return [_explained(root, dict(detail), schema) for detail in details if detail["loc"] not in parents]
 
 
 def _explained(root: yaml.Node | None, detail: dict[str, Any], schema: type[BaseModel]) -> Problem:

@@ -199,6 +199,16 @@ def test_a_text_that_is_not_what_it_looks_like_is_an_error(text: str, complaint:
     sound(message)
 
 
+@pytest.mark.parametrize(
+    ("labels", "wrong"), [("[yes, no]", ["yes", "no"]), ("[1, 2]", ["1", "2"]), ("[a, 1]", ["1"]), ("[on]", ["on"])]
+)
+def test_a_list_whose_items_are_wrong_is_not_called_too_short_as_well(labels: str, wrong: list[str]) -> None:
+    message = errors_of(data(labels))
+    assert message.count("  line ") == len(wrong)
+    assert all(f"write a text in quotes: '{item}'" in message for item in wrong)
+    assert "at least 2 items after validation, not 1" in errors_of(data("[a]"))
+
+
 def test_what_looks_alike_but_is_meant_stays() -> None:
     declared = recipe.parse(
         data('["yes", "no", "1", "2026-01-01", Über, ΑΒΓ, 否]') + "training: {learning_rate: 1e-3}\n"
