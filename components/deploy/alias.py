@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from base64 import b64encode
 
 from regraft import settings
 from regraft.errors import BadInput
@@ -42,7 +43,8 @@ def _set(uri: str, name: str, version: int | None, decided: set[int]) -> str | N
     import urllib3
 
     user, password = (os.environ.get(f"MLFLOW_TRACKING_{part}", "") for part in ("USERNAME", "PASSWORD"))
-    headers = urllib3.make_headers(basic_auth=f"{user}:{password}") if user else {}
+    basic = b64encode(f"{user}:{password}".encode(errors="surrogateescape")).decode()  # in UTF-8, as MLflow's client
+    headers = {"Authorization": f"Basic {basic}"} if user else {}
     if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
         headers = {"Authorization": f"Bearer {token}"}
     api = f"{uri}/api/2.0/mlflow/registered-models"
