@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ def mlflow(environment: Mapping[str, str] = os.environ) -> str:
 
 def public(url: str) -> str:
     """A URL without what may be secret in it."""
-    return re.sub(r"//[^/@]*@", "//", url)
+    return re.sub(r"//[^/]*@", "//", url)
 
 
 def aws_endpoint() -> None:
@@ -61,16 +62,52 @@ def scratch() -> str | None:
     return folder
 
 
+def model_repository(folder: str, *, here: bool) -> Path:
+    """The folder that Triton reads models from: REGRAFT_MODEL_REPOSITORY. Raises BadInput.
+
+    Args:
+        here: whether this machine writes into it; a pod of a step before deploy does not see it.
+    """
+    example = "export REGRAFT_MODEL_REPOSITORY=FOLDER, the one that Triton was started with"
+    above = path = Path(folder).absolute()
+    while not os.path.lexists(above) and above != above.parent:
+        above = above.parent
+    what = None
+    if "://" in folder:
+        what = "is a URL, and Triton's models lie in a folder"
+    elif not above.is_dir():
+        what = f"is no folder: {above} is none, or a link that leads nowhere"
+    elif here and not os.access(above, os.W_OK | os.X_OK):
+        what = f"may not be written: {above} is not yours"
+    if what:
+        raise BadInput(f"{folder} {what}", where="REGRAFT_MODEL_REPOSITORY", next=example)
+    return path
+
+
+def check(environment: Mapping[str, str] = os.environ) -> None:
+    """Checks what is set, whichever step it is for: a later one would find it wrong after hours. Raises BadInput."""
+    if environment.get("MLFLOW_TRACKING_URI", "").strip():
+        mlflow(environment)
+    if urls := environment.get("REGRAFT_TRITON_URLS"):
+        triton(urls)
+    if folder := environment.get("REGRAFT_MODEL_REPOSITORY"):
+        model_repository(folder, here=False)
+
+
 def triton(urls: str) -> tuple[str, ...]:
     """host:port of each replica that REGRAFT_TRITON_URLS lists, or the one kubernetes:/// address. Raises BadInput."""
     listed = tuple(url.strip() for url in urls.split(","))
     if any(url.startswith("kubernetes:") for url in listed):
-        if len(listed) > 1 or not re.fullmatch(r"kubernetes:///[a-z0-9-]+\.[a-z0-9-]+:\d+", listed[0]):
+        try:
+            if len(listed) > 1 or not re.fullmatch(r"kubernetes:///[a-z0-9-]+\.[a-z0-9-]+:[^:]*", listed[0]):
+                raise ValueError("it is kubernetes:///SERVICE.NAMESPACE:PORT")
+            _place(listed[0].removeprefix("kubernetes:///"))
+        except ValueError as error:
             raise BadInput(
-                f"not the address of a Service: {urls!r}",
+                f"not the address of a Service: {urls!r}: {error}",
                 where="REGRAFT_TRITON_URLS",
                 next="export REGRAFT_TRITON_URLS=kubernetes:///regraft-triton-replicas.NAMESPACE:8000",
-            )
+            ) from error
         return listed
     found = tuple(_address(url, urls) for url in listed)
     for address in found:
@@ -85,12 +122,30 @@ def _address(url: str, urls: str) -> str:
     if "://" in url and not url.startswith("http://"):
         raise _wrong_triton(f"{url!r}: Triton is spoken to by plain HTTP, without a scheme in front")
     address = url.removeprefix("http://").rstrip("/")
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d+)", address)
-    if not match:
-        raise _wrong_triton(f"{url!r} is not HOST:PORT")
-    if not 1 <= int(match[2]) <= 65535:
-        raise _wrong_triton(f"{url!r}: there is no port {match[2]}, they end at 65535")
+    try:
+        if not _place(address):
+            raise ValueError("it is not HOST:PORT")
+    except ValueError as error:
+        raise _wrong_triton(f"{url!r}: {error}") from error
     return address
+
+
+def _place(address: str) -> str:
+    """The port of HOST:PORT, empty where there is none. Raises ValueError, which says what is wrong."""
+    match = re.fullmatch(r"(?:\[([^\]]*)\]|([^\s:/?#@\[\]]+))(?::([0-9]+))?", address)
+    if not match:
+        raise ValueError("it is not HOST:PORT")
+    ip, name, port = match.groups(default="")
+    if port and not (len(port) <= 5 and 1 <= int(port) <= 65535):
+        raise ValueError(f"there is no port {port}, they end at 65535")
+    try:
+        if not name:
+            ipaddress.IPv6Address(ip)
+        elif len(name) > 253 or not re.fullmatch(r"[A-Za-z0-9._-]+", name.encode("idna").decode()):
+            raise ValueError
+    except ValueError as error:  # UnicodeError, of labels that are empty or too long, is one
+        raise ValueError(f"there is no host {ip or name}") from error
+    return port
 
 
 def _wrong_triton(what: str) -> BadInput:
@@ -103,15 +158,16 @@ def _server(name: str, url: str, example: str) -> None:
     shown = public(url)
     try:
         parts = urlsplit(url)
-        port = parts.port
     except ValueError as error:
         raise _wrong(name, shown, f"is no URL: {error}", example) from error
     if parts.scheme not in ("http", "https"):
         raise _wrong(name, shown, "does not begin with http:// or https://", example)
-    if not parts.hostname or port == 0 or re.search(r"\s", url):
-        raise _wrong(name, repr(shown), "names no server", example)
-    if parts.query or parts.fragment:
-        raise _wrong(name, shown, "has more behind the server's address", example)
+    try:
+        _place(parts.netloc.rpartition("@")[2])
+    except ValueError as error:
+        raise _wrong(name, repr(shown), f"names no server: {error}", example) from error
+    if parts.query or parts.fragment or re.search(r"\s", url):
+        raise _wrong(name, repr(shown), "has more behind the server's address", example)
 
 
 def _wrong(name: str, value: str, what: str, example: str) -> BadInput:

@@ -101,6 +101,7 @@ def environment(home: Path = HOME) -> dict[str, str]:
     named = {name: os.environ.get(name, value) for name, value in {**found, **given}.items()}
     settings.mlflow(named)  # here, before the first step works for hours
     settings.triton(named["REGRAFT_TRITON_URLS"])
+    settings.model_repository(named["REGRAFT_MODEL_REPOSITORY"], here=True)
     return named
 
 

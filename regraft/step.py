@@ -227,6 +227,7 @@ def _run(
     signal.signal(signal.SIGTERM, terminate)
     signal.signal(signal.SIGINT, terminate)
     try:
+        settings.check()
         below = settings.scratch()
     except BadInput as wrong:
         print(f"{step.name}: {wrong}", file=sys.stderr, flush=True)

@@ -83,16 +83,23 @@ def answering() -> Iterator[None]:
     """Turns what MLflow raises inside into our errors; a request that MLflow finds wrong stays what it is, a bug.
 
     Raises:
-        BadInput: the server refuses the credentials.
+        BadInput: the server refuses the credentials, or no request can hold them.
         Temporary: the server is away or failed, which includes BAD_REQUEST: so it names what its database could not do
             since two clients wrote the same row. What it took before stands: a repeat finds it by its tag.
     """
     from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
+    from requests.exceptions import InvalidHeader, InvalidURL, RequestException
 
     try:
         yield
     except (MlflowException, RequestException) as error:
+        if any(isinstance(e, UnicodeError | InvalidHeader | InvalidURL) for e in (error, error.__context__)):
+            raise BadInput(
+                "no request to the MLflow server can be made: its address, or the user's name, password or token, has"
+                " letters that HTTP does not send, such as a line's end",
+                where="MLFLOW_TRACKING_URI, MLFLOW_TRACKING_TOKEN",
+                next="export both anew, without what is around them",
+            ) from None  # the error has the token in it
         code = getattr(error, "error_code", "")
         if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
             raise BadInput(

@@ -16,6 +16,7 @@ from components.deploy.golden import Golden
 from components.deploy.replica import NotServed
 from components.deploy.replicas import Replicas
 from components.deploy.repository import Repository
+from regraft import settings
 from regraft.errors import BadInput, NotFound, Refused, RegraftError, Temporary
 from regraft.ledger import Entry, Ledger, Moved, whoami
 from regraft.recipe import Recipe
@@ -39,7 +40,8 @@ def target(recipe: Recipe) -> Target:
     ):
         if not value:
             raise BadInput(f"the environment variable {name} is not set", next=f"export {name}={example}")
-    return Target(repository=Repository(Path(folder).absolute(), recipe.name), replicas=replicas.named(urls))
+    root = settings.model_repository(folder, here=True)
+    return Target(repository=Repository(root, recipe.name), replicas=replicas.named(urls))
 
 
 def champion(store: Store) -> Entry:

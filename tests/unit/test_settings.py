@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from components.deploy import replica, replicas
-from regraft import settings, stack, step, tracking
+from components.deploy import replica, replicas, rollout
+from regraft import pipeline, settings, stack, step, tracking
+from regraft import recipe as recipes
 from regraft.errors import BadInput, Exit, Temporary
 from regraft.store import Store
+from tests import champions
+
+RECIPE = champions.RECIPE.format(base="nowhere", serving="{}")
 
 
 @pytest.mark.parametrize(
@@ -24,8 +28,15 @@ from regraft.store import Store
         ("mlflow.example", "does not begin with http://"),
         ("sqlite:///mlflow.db", "does not begin with http://"),
         ("http://", "names no server"),
-        ("http://host:99999", "is no URL"),
-        ("http://host:port", "is no URL"),
+        ("http://host:99999", "there is no port 99999"),
+        ("http://host:port", "is not HOST:PORT"),
+        ("http://host:\uff18\uff10", "is not HOST:PORT"),
+        ("http://[::1:5000", "is no URL"),
+        ("http://[v1.x]:5000", "there is no host v1.x"),
+        ("http://a..b:1", "there is no host a..b"),
+        ("http://.a:1", "there is no host .a"),
+        ("http://a*b:1", "there is no host"),
+        ("http://" + "a" * 70 + ":1", "there is no host aaa"),
         ("http://a host:5000", "names no server"),
         ("http://host:5000/#/experiments/0", "has more behind"),
         (" \n", "no MLflow server is configured"),
@@ -39,8 +50,9 @@ def test_what_is_no_address_of_mlflow_is_refused(uri: str, what: str, monkeypatc
     assert "export MLFLOW_TRACKING_URI=http://HOST:5000" in str(raised.value.next)
 
 
-def test_a_password_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://me:secret@host")
+@pytest.mark.parametrize("password", ["secret", "its@secret"])
+def test_a_password_in_an_address_is_not_shown(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"ftp://me:{password}@host")
     with pytest.raises(BadInput) as raised:
         settings.mlflow()
     assert "secret" not in str(raised.value)
@@ -52,6 +64,24 @@ def test_what_is_around_the_address_of_mlflow_does_not_matter(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", around.format(mlflow_server))
     assert tracking.connect().get_experiment("0").name == "Default"
+
+
+@pytest.mark.parametrize("host", ["localhost", "b\u00fccher.example", "a_b.", "[::1]", "me:its@secret@host", "a" * 63])
+def test_names_of_all_kinds_are_those_of_servers(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://{host}:5000/prefix")
+    assert settings.mlflow() == f"https://{host}:5000/prefix"
+
+
+@pytest.mark.parametrize("token", ["secret\nline", "secret \u20ac"])
+def test_a_token_that_http_does_not_send_is_no_matter_of_time_and_is_not_shown(
+    token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", token)
+    with pytest.raises(BadInput, match="no request to the MLflow server can be made") as raised:
+        tracking.connect()
+    assert "secret" not in str(raised.value)
 
 
 class Other(http.server.BaseHTTPRequestHandler):
@@ -140,6 +170,9 @@ def test_a_server_that_is_ill_or_away_may_come_back(other: str, monkeypatch: pyt
         ("127.0.0.1:http", "is not HOST:PORT"),
         ("127.0.0.1:8000/v2", "is not HOST:PORT"),
         ("127.0.0.1:8000 127.0.0.1:8010", "is not HOST:PORT"),
+        ("127.0.0.1:\u0668\u0660\u0660\u0660", "is not HOST:PORT"),
+        ("[:::1]:8000", "there is no host :::1"),
+        ("a..b:8000", "there is no host a..b"),
         ("127.0.0.1:8000,,127.0.0.1:8010", "has an empty entry"),
         ("127.0.0.1:8000,http://127.0.0.1:8000/", "names 127.0.0.1:8000 twice"),
     ],
@@ -149,6 +182,67 @@ def test_what_is_no_address_of_triton_is_refused(urls: str, what: str) -> None:
         replicas.named(urls)
     assert raised.value.where == "REGRAFT_TRITON_URLS"
     assert "export REGRAFT_TRITON_URLS=127.0.0.1:8000" in str(raised.value.next)
+
+
+@pytest.mark.parametrize(
+    ("urls", "what"),
+    [
+        ("kubernetes:///triton.ml:99999", "there is no port 99999"),
+        ("kubernetes:///triton.ml:\u0668\u0660", "is not HOST:PORT"),
+        ("kubernetes:///triton:8000", "kubernetes:///SERVICE.NAMESPACE:PORT"),
+        ("kubernetes:///triton.ml", "kubernetes:///SERVICE.NAMESPACE:PORT"),
+        ("kubernetes:///" + "a" * 64 + ".ml:8000", "there is no host"),
+        ("kubernetes:///triton.ml:8000,127.0.0.1:8000", "kubernetes:///SERVICE.NAMESPACE:PORT"),
+    ],
+)
+def test_what_is_no_address_of_a_service_is_refused(urls: str, what: str) -> None:
+    with pytest.raises(BadInput, match=what) as raised:
+        replicas.named(urls)
+    assert raised.value.where == "REGRAFT_TRITON_URLS"
+
+
+@pytest.mark.parametrize(
+    ("folder", "what"),
+    [
+        ("s3://bucket/models", "is a URL"),
+        (f"{__file__}/models", "is no folder"),
+        ("/proc/models", "may not be written"),
+    ],
+)
+def test_a_model_repository_that_deploy_could_not_write_into_is_refused(
+    folder: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, _: str(path) != "/proc")  # tests may run as root
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    monkeypatch.setenv("REGRAFT_TRITON_URLS", "127.0.0.1:8000")
+    monkeypatch.setenv("REGRAFT_MODEL_REPOSITORY", folder)
+    for look in (lambda: stack.environment(Path("home")), lambda: rollout.target(recipes.parse(RECIPE))):
+        with pytest.raises(BadInput, match=what) as raised:
+            look()
+        assert raised.value.where == "REGRAFT_MODEL_REPOSITORY"
+
+
+def test_a_folder_for_models_that_only_deploy_sees_is_no_matter_for_the_steps_before() -> None:
+    settings.check({"REGRAFT_MODEL_REPOSITORY": "/models"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MLFLOW_TRACKING_URI", "127.0.0.1:5000"),
+        ("REGRAFT_TRITON_URLS", "https://127.0.0.1:8000"),
+        ("REGRAFT_MODEL_REPOSITORY", "gs://bucket/models"),
+    ],
+)
+def test_the_first_step_names_what_is_wrong_for_the_last(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(step.signal, "signal", lambda *_: None)
+    unused = lambda *_: None  # noqa: E731  the step does not come as far
+    code = step._run(pipeline.step("validate"), tmp_path / "r.yaml", str(tmp_path), "run", unused, unused, None)
+    assert code == Exit.BAD_INPUT
+    assert f"validate: {name}: {value}" in capsys.readouterr().err.replace("'", "")
 
 
 def test_addresses_of_triton_are_read_with_http_in_front_and_with_spaces() -> None:
@@ -206,8 +300,6 @@ def test_a_bucket_without_credentials_is_no_matter_of_time(s3: str, monkeypatch:
 def test_a_folder_for_scratch_that_is_not_there_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from regraft import pipeline
-
     monkeypatch.setattr(step.signal, "signal", lambda *_: None)
     for folder in (tmp_path / "gone", Path(__file__)):
         monkeypatch.setenv("REGRAFT_SCRATCH", str(folder))
