@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,20 @@ AFTER_PADDING = {
 
 
 def at_hand(recipe: Recipe) -> Path | None:
-    """The folder of the recipe's base model, where it is one of this machine."""
-    try:
-        system, path = sources.filesystem(sources.expand(recipe.base_model.source))
-    except BadInput:  # of the Hub; or a package, or a variable, that is here only where the steps run
+    """The folder of the recipe's base model, where it is one of this machine: no other place is looked at.
+
+    Raises:
+        BadInput: a variable is not set, or what it makes of the location is none.
+    """
+    location = sources.variables(recipe.base_model.source)
+    sources.pinned(location, recipe.base_model.revision)
+    if "::" in location or ("://" in location and not location.startswith(("file://", "package://"))):
         return None
-    return Path(path) if "file" in system.protocol and Path(path).is_dir() else None
+    try:
+        _, path = sources.filesystem(sources.expand(location))
+    except BadInput:  # a package that is here only where the steps run
+        return None
+    return Path(path) if os.path.isdir(path) else None
 
 
 def check(recipe: Recipe, folder: Path) -> None:

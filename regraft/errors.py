@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import enum
+import errno
+
+LASTING = {errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EROFS}
+"""What the system says of a path that no repetition makes right."""
 
 
 class Exit(enum.IntEnum):

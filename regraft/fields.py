@@ -116,8 +116,11 @@ def _location(value: str) -> str:
         raise ValueError("a URL with credentials in it; secrets come from environment variables")
     if "${" in re.sub(r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}", "", value):
         raise ValueError(f"{value!r} has a ${{ that is no variable; write ${{NAME}} or ${{NAME:-default}}")
-    if "${" in value:  # the rest can be known where the variables are
-        return value
+    return value if "${" in value else resolved(value)
+
+
+def resolved(value: str) -> str:
+    """A URL or path in which variables are put in. Raises ValueError."""
     if value.startswith("package://") and not re.match(r"package://[A-Za-z_][A-Za-z0-9_]*(/|$)", value):
         raise ValueError(f"{value!r} names no package; write package://NAME/PATH, NAME as in `import NAME`")
     try:
@@ -128,14 +131,18 @@ def _location(value: str) -> str:
         raise ValueError(f"{value!r} has no protocol, such as s3://")
     if parts.scheme in ("s3", "s3a", "gs", "gcs") and "://" in value and not parts.netloc:
         raise ValueError(f"{value!r} names no bucket; write {parts.scheme}://BUCKET/PATH")
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:/*", value):
+        raise ValueError(f"{value!r} names no place; it is PROTOCOL://PLACE")
+    if "://" in value and value != value.encode("utf-8", "replace").decode():
+        raise ValueError(f"{value!r} is not UTF-8, as URLs are")
     return value
 
 
 Location = Annotated[str, Field(min_length=1, max_length=1500), AfterValidator(_plain), AfterValidator(_location)]
 
 
-def _asset(value: str) -> str:
-    """What Airflow takes as an asset."""
+def asset(value: str) -> str:
+    """What Airflow takes as an asset. Raises ValueError."""
     if value.lower().startswith("airflow:"):
         raise ValueError(f"{value!r}: Airflow keeps the scheme airflow:// for itself; name the data, as s3://bucket/x")
     if value in ("self", "context"):
@@ -143,7 +150,7 @@ def _asset(value: str) -> str:
     return value
 
 
-AssetLocation = Annotated[Location, AfterValidator(_asset)]
+AssetLocation = Annotated[Location, AfterValidator(asset)]
 
 Cron = Annotated[str, AfterValidator(cron.expression)]
 

@@ -8,18 +8,23 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from regraft import settings
-from regraft.errors import BadInput, Temporary
+from regraft import fields, settings
+from regraft.errors import LASTING, BadInput, Temporary
 
 
 def variables(location: str) -> str:
-    """Puts environment variables into `${NAME}` and `${NAME:-default}`. Raises BadInput."""
+    """Puts environment variables into `${NAME}` and `${NAME:-default}`.
+
+    Raises:
+        BadInput: one is not set, or what comes out is no location.
+    """
 
     def value(match: re.Match[str]) -> str:
         found = os.environ.get(match[1], match[2])
@@ -31,7 +36,15 @@ def variables(location: str) -> str:
             )
         return found
 
-    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", value, location)
+    return place(re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", value, location), where=location)
+
+
+def place(url: str, *, where: str | None = None) -> str:
+    """A URL or path in which there is no variable, or none any more. Raises BadInput where it is none."""
+    try:
+        return fields.resolved(url)
+    except ValueError as error:
+        raise BadInput(settings.public(str(error)), where=where or settings.public(url)) from error
 
 
 def expand(location: str) -> str:
@@ -39,7 +52,10 @@ def expand(location: str) -> str:
     location = variables(location)
     if location.startswith("package://"):
         name, _, path = location.removeprefix("package://").partition("/")
-        spec = importlib.util.find_spec(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):  # such as __main__, which has none
+            spec = None
         if spec is None or not spec.submodule_search_locations:
             raise BadInput(
                 f"no installed package is imported as {name!r}",
@@ -59,23 +75,27 @@ def reading(location: str) -> Iterator[None]:
         raise BadInput("no such file, directory or bucket", where=location) from error
     except PermissionError as error:
         raise BadInput("no permission to read it; check the credentials in the environment", where=location) from error
-    except (IsADirectoryError, NotADirectoryError) as error:
-        raise BadInput(str(error), where=location) from error
     except ImportError as error:
         raise BadInput(f"its protocol needs a package that is not installed: {error}", where=location) from error
     except OSError as error:
+        if error.errno in LASTING or isinstance(
+            error, IsADirectoryError | NotADirectoryError
+        ):  # fsspec's have no number
+            raise BadInput(str(error), where=location) from error
         raise Temporary(f"cannot be read: {error}", where=location, next="repeat the command") from error
     except Exception as error:
-        if wrong := credentials(error, where=location):
+        if wrong := lasting(error, where=location):
             raise wrong from error
         if unreachable(error):
             raise Temporary(f"cannot be reached: {error}", where=location, next="repeat the command") from error
         raise
 
 
-def credentials(error: BaseException, *, where: str) -> BadInput | None:
-    """What to say where a client library finds no credentials, or half of them; None where it says anything else."""
+def lasting(error: BaseException, *, where: str) -> BadInput | None:
+    """What to say where a client library says what no repetition mends, of credentials or names; None of others."""
     name = type(error).__name__
+    if name == "ParamValidationError":
+        return BadInput(" ".join(str(error).split()), where=where)
     if "Credentials" not in name and name not in ("ProfileNotFound", "TokenRetrievalError"):
         return None
     return BadInput(
@@ -87,20 +107,37 @@ def credentials(error: BaseException, *, where: str) -> BadInput | None:
 
 def unreachable(error: BaseException) -> bool:
     """Whether a client library says that its server is not there; botocore and aiohttp do not use OSError."""
-    return type(error).__module__.split(".")[0] in {"botocore", "aiobotocore", "aiohttp", "gcsfs", "urllib3"}
+    libraries = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "httpx", "httpx2", "requests", "urllib3"}
+    return type(error).__module__.split(".")[0] in libraries
 
 
 def filesystem(url: str) -> tuple[Any, str]:
     """The fsspec file system of a URL or path, listings never cached, and the path in it."""
     import fsspec
 
+    place(url)
     if url.startswith(("s3://", "s3a://")):
         settings.aws_endpoint()
     options = {} if "://" not in url or url.startswith("file://") else {"use_listings_cache": False}
     try:
         return fsspec.core.url_to_fs(url, **options)  # type: ignore[no-any-return]
-    except (ValueError, ImportError) as error:
-        raise BadInput(f"not a URL that fsspec can open: {error}", where=url) from error
+    except (ConnectionError, TimeoutError, socket.gaierror) as error:  # some log in when they are made
+        raise Temporary(f"cannot be reached: {error}", where=url, next="repeat the command") from error
+    except Exception as error:  # each protocol has its own ways to say that it misses an option or a library
+        if unreachable(error):
+            raise Temporary(f"cannot be reached: {error}", where=url, next="repeat the command") from error
+        what = f"{type(error).__name__}: {error}"[:400]
+        raise BadInput(f"not a URL that fsspec can open: {what}", where=url) from error
+
+
+@contextmanager
+def _listing(location: str) -> Iterator[None]:
+    """Turns into BadInput how protocols say that they cannot read a path, or list nothing at all."""
+    try:
+        yield
+    except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+        what = f"not a location that its protocol can look for: {type(error).__name__}: {error}"[:400]
+        raise BadInput(what, where=location) from error
 
 
 class Found(NamedTuple):
@@ -131,7 +168,7 @@ def look(location: str, suffixes: tuple[str, ...] = ()) -> Found:
         BadInput: nothing is there, or nothing that counts.
     """
     url = expand(location)
-    with reading(location):
+    with reading(location), _listing(location):
         system, path = filesystem(url)
         root, pattern = path.rpartition("/")[0], path
         if wild := re.search(r"[*?[]", path):
@@ -247,6 +284,16 @@ MODEL_FILES = (
 )
 
 
+def pinned(location: str, revision: str | None) -> None:
+    """Raises BadInput where variables made a base model one of the Hub: the recipe could not ask for its revision."""
+    if location.startswith("hf://") and not revision:
+        raise BadInput(
+            "a Hub model needs revision, the full 40-digit commit, so that it cannot change",
+            where=location,
+            next="name it in the recipe itself, without a variable, and its revision below",
+        )
+
+
 def base_model_digest(location: str, revision: str | None) -> str:
     """What pins a base model: its commit on the Hub, else the digest of its files.
 
@@ -254,6 +301,7 @@ def base_model_digest(location: str, revision: str | None) -> str:
     copy of them in a folder or bucket has the same digest.
     """
     location = variables(location)
+    pinned(location, revision)
     if revision:
         return hashlib.sha256(f"{location}@{revision}".encode()).hexdigest()
     if location.startswith("package://"):

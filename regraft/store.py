@@ -24,7 +24,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from regraft import disk, sources
-from regraft.errors import AlreadyExists, BadInput, NotFound, RegraftError, Temporary
+from regraft.errors import LASTING, AlreadyExists, BadInput, NotFound, RegraftError, Temporary
 
 
 def canonical(document: Any) -> bytes:
@@ -137,8 +137,12 @@ class Store:
                 next="check the credentials and rights of REGRAFT_STORE",
             ) from error
         except OSError as error:
-            if error.errno in (errno.EROFS, errno.ENOTDIR, errno.EISDIR):
-                raise BadInput(f"the store cannot be written: {error.strerror}", where=self.where(key)) from error
+            if error.errno in LASTING:
+                raise BadInput(
+                    f"the store cannot be written: {error.strerror}",
+                    where=self.where(key),
+                    next="correct REGRAFT_STORE or --store",
+                ) from error
             what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"store: {error}"
             raise Temporary(
                 what,
@@ -147,7 +151,7 @@ class Store:
                 next="free space or mend the network, then repeat the command: it resumes",
             ) from error
         except Exception as error:
-            if wrong := sources.credentials(error, where=self.where(key)):
+            if wrong := sources.lasting(error, where=self.where(key)):
                 raise wrong from error
             if sources.unreachable(error):
                 raise Temporary(

@@ -153,7 +153,7 @@ def _takes_artifacts(location: str, recipe: str) -> None:
         try:
             get_artifact_repository(location).list_artifacts()
         except Exception as error:  # whatever the clients of all clouds raise, and where they are not installed
-            if sources.credentials(error, where=location) or isinstance(error, ImportError):
+            if sources.lasting(error, where=location) or isinstance(error, ImportError):
                 what = f"{type(error).__name__}: {error}"
             elif scheme == "mlflow-artifacts" and _serves_no_artifacts():
                 what = "the server was started with --no-serve-artifacts"

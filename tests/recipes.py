@@ -47,6 +47,19 @@ location = st.sampled_from(
         "file:///x",
     ]
 ) | text.map(lambda word: "data/" + word)
+nowhere = st.sampled_from(
+    [
+        "file:///" + "x" * 300,
+        "package://nope/x",
+        "tar://x::nope.tar",
+        "simplecache::x",
+        "reference://x",
+        "ftp://nope.invalid/x",
+        "${X:-package://nope.sub/x}",
+        "${X:-http://[x/y}",
+        "${X:-s3://}",
+    ]
+)
 expression = st.sampled_from([*CRONS, *HOURLY, "0 3 * * 7", "0 0 1,15 jan-DEC/2 *", "59 23 31 12 mon-fri"])
 schedule = part({"cron": expression}, timezone=st.sampled_from(ZONES), deadline=duration) | part(
     {"asset": location | text.map(lambda word: f"s3://bucket/{word}")}, watch=st.booleans(), deadline=duration
@@ -79,7 +92,7 @@ documents = part(
                 drift=check,
             ),
         ),
-        "base_model": part({"source": location})
+        "base_model": part({"source": location | nowhere})
         | part({"source": st.just("hf://a/b"), "revision": st.just("0123456789abcdef0123456789abcdef01234567")}),
     },
     description=st.text(letters | st.sampled_from("\n\t"), max_size=50) | st.just("components:\n") | words,

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regraft.errors import BadInput, Temporary
+from regraft.errors import LASTING, BadInput, Temporary
 
 LOCK_SECONDS = 900.0
 
@@ -149,6 +149,12 @@ def _translated(where: Path) -> Iterator[None]:
     except PermissionError as error:
         raise BadInput("the model repository cannot be written", where=str(where), next="check its owner") from error
     except OSError as error:
+        if error.errno in LASTING:
+            raise BadInput(
+                f"the model repository cannot be written: {error.strerror}",
+                where=str(where),
+                next="correct REGRAFT_MODEL_REPOSITORY",
+            ) from error
         raise Temporary(
             f"the model repository cannot be written: {error.strerror}",
             where=str(where),

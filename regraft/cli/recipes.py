@@ -24,7 +24,7 @@ def validate(recipe: RecipeFile, as_json: Json = False) -> None:
     from regraft import recipe as recipes
 
     declared = recipes.load(recipe)
-    _variables_are_set(recipe, declared)
+    _variables_make_locations(recipe, declared)
     if folder := base_model.at_hand(declared):
         base_model.check(declared, folder)
     document: dict[str, Any] = {"recipe": declared.name, "task": declared.task, "run": pipeline.run_id(declared)}
@@ -34,19 +34,22 @@ def validate(recipe: RecipeFile, as_json: Json = False) -> None:
     show(document, text, as_json=as_json)
 
 
-def _variables_are_set(file: Path, declared: Any) -> None:
-    """Raises BadInput where a location has a variable that is not set: what it names cannot be known then."""
+def _variables_make_locations(file: Path, declared: Any) -> None:
+    """Raises BadInput where a location has a variable that is not set, or is none with it put in."""
+    from regraft import fields, sources, yaml_marks
     from regraft import recipe as recipes
-    from regraft import sources, yaml_marks
     from regraft.errors import BadInput
 
     problems = []
     root, _, _ = yaml_marks.read(file.read_text(encoding="utf-8"), where=str(file))
     for key, location in recipes.locations(declared).items():
         try:
-            sources.variables(location)
-        except BadInput as error:
-            problems.append((yaml_marks.line(root, tuple(key.split("."))), f"{key}: {error.what}"))
+            found = sources.variables(location)
+            if key == "schedule.asset":
+                fields.asset(found)
+        except (BadInput, ValueError) as error:
+            what = error.what if isinstance(error, BadInput) else str(error)
+            problems.append((yaml_marks.line(root, tuple(key.split("."))), f"{key}: {what}"))
     if problems:
         mend = "export it here as where the steps run, or write ${NAME:-default} in the recipe"
         raise yaml_marks.refused(problems, where=str(file), next=mend)

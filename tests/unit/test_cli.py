@@ -70,6 +70,25 @@ def test_validate_finds_all_errors_at_once_with_their_lines(tmp_path: Path) -> N
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("base_model: {source: '${X:-package://nope.sub/x}'}", "names no package"),
+        ("base_model: {source: '${X:-package://.x/x}'}", "names no package"),
+        ("base_model: {source: '${X:-http://[x/y}'}", "is no URL"),
+        ("base_model: {source: '${X:-hf://owner/name}'}", "needs revision"),
+        ("base_model: {source: 'hdfs://'}", "names no place"),
+        ("base_model: {source: package://m}\nschedule: {asset: '${X:-airflow://x}'}", "airflow:// for itself"),
+    ],
+)
+def test_validate_looks_at_locations_with_their_variables_put_in(line: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(MINIMAL[: MINIMAL.index("base_model")] + line)
+    done = regraft("validate", file)
+    assert done.returncode == 20
+    assert said in " ".join(done.stderr.split())
+
+
 def test_validate_names_every_variable_that_is_not_set(tmp_path: Path) -> None:
     text = MINIMAL.replace("source: s3://bucket/reviews/*.parquet", "source: ${NO_SUCH_DATA}/*.csv")
     text += "schedule: {asset: '${NO_SUCH_BUCKET}/new'}\ngates: {forgetting: {anchor: '${NO_SUCH_SET:-x}'}}\n"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from regraft import pipeline, recipe
+from regraft import base_model, pipeline, recipe
 from regraft.errors import BadInput
 from tests.recipes import documents, texts, written
 
@@ -38,6 +40,14 @@ def test_an_accepted_recipe_is_the_same_on_its_way_through_every_runner(text: st
         assert round(pipeline.resources(declared, step).cpu * 1000) >= 1
     now = datetime.now(UTC)
     assert pipeline.run_time(pipeline.run_id(declared, now)) <= now
+
+
+@slow
+@given(texts)
+def test_where_the_base_model_of_an_accepted_recipe_is_is_found_or_refused_without_asking_others(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch, suppress(BadInput):
+        patch.setattr("socket.socket.connect", None)
+        base_model.at_hand(recipe.parse(text))
 
 
 odd_texts = ["", " ", "\0", "\x1b[0m", "\ud800", "${", "://", "4Gi", ".inf", "2026-13-45", "999999999w", "x" * 2000]

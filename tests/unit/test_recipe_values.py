@@ -132,7 +132,7 @@ TEXTS = [
     (data(more="  window: 0d\n"), "is not a duration from"),
     (data(more="  window: ٣d\n"), "is not a duration"),
     (data(more="  contract: {characters: {min: 10, max: 5}}\n"), "no text has such a length"),
-    (data().replace("base_model: {source: x}", "base_model: {source: hf://}"), "no model of the Hub"),
+    (data().replace("base_model: {source: x}", "base_model: {source: hf://}"), "names no place"),
     (
         data().replace("base_model: {source: x}", f"base_model: {{source: hf://a/b/c, revision: {COMMIT}}}"),
         "no model of the Hub",

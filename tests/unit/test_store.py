@@ -286,6 +286,31 @@ def test_a_protocol_that_nobody_knows_is_bad_input() -> None:
         Store("nonsense://bucket/prefix", "tiny")
 
 
+@pytest.mark.parametrize("url", ["s3://", "s3:///x", "s3:", "gs://", "file://", "memory://"])
+def test_a_url_without_a_bucket_is_refused_and_makes_no_folder(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="names no"):
+        Store(url, "tiny").create("key", b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_path_that_is_too_long_or_goes_in_a_circle_is_bad_input(scheme: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in (tmp_path / ("x" * 300), tmp_path / "loop"):
+        with pytest.raises(BadInput) as raised:
+            Store(f"{scheme}{path}", "tiny").create("key", b"")
+        assert "--store" in str(raised.value.next)
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_bucket_of_a_name_that_none_can_have_is_bad_input() -> None:
+    with pytest.raises(BadInput, match="Invalid bucket name"):
+        Store("s3://A!B/x", "tiny").create("key", b"")
+
+
 def test_a_manifest_reads_back_as_it_was_written(store: Store, tmp_path: Path) -> None:
     written = store.publish(PREFIX, folder(tmp_path), fields())
     assert store.manifest(PREFIX) == written
