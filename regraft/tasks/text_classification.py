@@ -76,15 +76,23 @@ def _base(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
     base_model.fits(recipe, model.config.to_dict(), where=declared.source)
     _only_the_head_is_fresh(model, loaded, where=declared.source)
     tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
-    base_model.embedded(tokens, model.get_input_embeddings().num_embeddings, where=declared.source)
+    base_model.embedded(tokens, _embeddings(model), where=declared.source)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = _padding(tokenizer, where=declared.source)
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
 
+def _embeddings(model: Any) -> int | None:
+    """How many tokens a model has embeddings for; None where it makes them otherwise, as CANINE does."""
+    try:
+        return getattr(model.get_input_embeddings(), "num_embeddings", None)
+    except NotImplementedError:
+        return None
+
+
 def _only_the_head_is_fresh(model: Any, loaded: dict[str, Any], *, where: str) -> None:
-    """Raises BadInput where weights of the trunk are of another shape, or most are not there: they would be random."""
+    """Raises BadInput where weights of the trunk are of another shape, or missing and so random, or left out."""
     prefix = f"{model.base_model_prefix}."
     other = sorted(str(key[0] if isinstance(key, tuple) else key) for key in loaded["mismatched_keys"])
     if wrong := [name for name in other if name.startswith(prefix)]:
@@ -94,12 +102,21 @@ def _only_the_head_is_fresh(model: Any, loaded: dict[str, Any], *, where: str) -
             next="give config.json the values of the model that was saved, or save the model again",
         )
     trunk = {name for name, _ in model.named_parameters() if name.startswith(prefix)}
-    if len(missing := sorted(trunk & set(loaded["missing_keys"]))) > len(trunk) // 2:
+    # what the architecture can do without is not among the missing keys; a pooler is part of the head that is trained
+    missing = sorted(name for name in trunk & set(loaded["missing_keys"]) if "pooler" not in name.split("."))
+    if missing:
         raise BadInput(
-            f"the weights are not those of a {model.config.model_type}: {sources.some(missing)} are missing",
+            f"the weights are not those of a {model.config.model_type} as config.json says:"
+            f" {sources.some(missing)} are missing, and would be random",
             where=where,
-            next="correct model_type in config.json, or download the base model anew",
+            next="give config.json the values of the model that was saved, or download the base model anew",
         )
+    layers = {base_model.layer(name.removeprefix(prefix)) for name in trunk} - {None}
+    lists = {layer[0] for layer in layers if layer}
+    for name in sorted(loaded["unexpected_keys"]):
+        layer = base_model.layer(name.removeprefix(prefix))
+        if layer and layer[0] in lists and layer not in layers:
+            raise base_model.other_depth(f"fewer layers than the weights have: {name} would be left out", where=where)
 
 
 def _padding(tokenizer: Any, *, where: str) -> str:
@@ -138,6 +155,8 @@ def for_training(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
         lora_dropout=adapter.dropout,
         target_modules=targets,
         layers_to_transform=list(range(first, depth)) if first else None,
+        # of DistilBERT's head: it is trained whole, since its name ends as that of the classifier
+        exclude_modules=["pre_classifier"] if hasattr(model, "pre_classifier") else None,
     )
     try:
         return get_peft_model(model, config), tokenizer

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from regraft import base_model, tasks
@@ -78,6 +80,30 @@ def test_without_tokens_for_padding_and_for_the_end_another_one_fills_up(base: P
     edit(base / "tokenizer_config.json", **values)
     (base / "special_tokens_map.json").unlink(missing_ok=True)
     assert AutoTokenizer.from_pretrained(base).pad_token is None
+    assert scores(base).shape == (2, 2)
+
+
+def small(config: str) -> Any:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    return getattr(transformers, config)(**sizes, vocab_size=60, max_position_embeddings=64)
+
+
+WITHOUT_A_HEAD: dict[str, Callable[[], Any]] = {
+    "BERT without a pooler": lambda: transformers.BertModel(small("BertConfig"), add_pooling_layer=False),
+    "BERT with a head of words": lambda: transformers.BertForMaskedLM(small("BertConfig")),
+    "Llama with a head of words": lambda: transformers.LlamaForCausalLM(small("LlamaConfig")),
+    "Llama with a score": lambda: transformers.LlamaForSequenceClassification(small("LlamaConfig")),
+    "ALBERT, whose layers share weights": lambda: transformers.AlbertModel(small("AlbertConfig")),
+    "DistilBERT, whose head has two layers": lambda: transformers.DistilBertForMaskedLM(
+        transformers.DistilBertConfig(vocab_size=60, dim=32, hidden_dim=64, n_heads=2, n_layers=2)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_A_HEAD)
+def test_what_is_not_of_the_trunk_may_be_missing_or_left_over(kind: str, base: Path) -> None:
+    WITHOUT_A_HEAD[kind]().save_pretrained(base)
+    base_model.check(declared(base), base)
     assert scores(base).shape == (2, 2)
 
 
@@ -154,6 +180,68 @@ def more_tokens(base: Path) -> None:
     tokenizer.save_pretrained(base)
 
 
+def fewer_layers_than_said(base: Path) -> None:
+    edit(base / "config.json", num_hidden_layers=3)
+
+
+def more_layers_than_said(base: Path) -> None:
+    edit(base / "config.json", num_hidden_layers=1)
+
+
+def nested_deep(base: Path) -> None:
+    (base / "config.json").write_text("[" * 100_000)
+
+
+def an_endless_number(base: Path) -> None:
+    (base / "config.json").write_text('{"vocab_size": %s}' % ("9" * 5000))
+
+
+def positions_that_are_true(base: Path) -> None:
+    edit(base / "config.json", max_position_embeddings=True)
+
+
+def a_vocabulary_of_text(base: Path) -> None:
+    edit(base / "config.json", vocab_size="60")
+
+
+def a_tokenizer_that_is_text(base: Path) -> None:
+    edit(base / "tokenizer.json", model="WordPiece")
+
+
+def a_tokenizer_that_is_a_list(base: Path) -> None:
+    edit(base / "tokenizer.json", model=["WordPiece"])
+
+
+def a_vocabulary_that_is_a_number(base: Path) -> None:
+    edit(base / "tokenizer.json", model={"vocab": 5})
+
+
+def added_tokens_that_are_a_number(base: Path) -> None:
+    edit(base / "tokenizer.json", added_tokens=5)
+
+
+def weights_that_are_a_folder(base: Path) -> None:
+    (base / "model.safetensors").rename(base / "one.safetensors")
+    (base / "model.safetensors").mkdir()
+
+
+def headed(base: Path, head: bytes) -> None:
+    (base / "model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
+
+
+def offsets_that_are_text(base: Path) -> None:
+    headed(base, b'{"a": {"data_offsets": ["0", "4"]}, "b": {"data_offsets": [4, null]}}')
+
+
+def a_head_nested_deep(base: Path) -> None:
+    headed(base, b"[" * 100_000)
+
+
+def a_name_that_no_file_has(base: Path) -> None:
+    (base / "model.safetensors").rename(base / "one.safetensors")
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "x" * 300, "b": "\0"}}))
+
+
 FOUND_IN_FILES: dict[Callable[[Path], None], str] = {
     broken_json: "config.json:2: not JSON: Expecting property name",
     list_for_config: "holds a list, expected a JSON object",
@@ -171,6 +259,20 @@ FOUND_IN_FILES: dict[Callable[[Path], None], str] = {
     of_images_and_texts: "clip is a model of images",
     encoder_and_decoder: "t5 is an encoder with a decoder",
     more_tokens: "and the model has embeddings up to",
+    fewer_layers_than_said: "config.json says 3 layers, and the weights have 2, as bert.encoder.layer",
+    more_layers_than_said: "config.json says 1 layers, and the weights have 2",
+    nested_deep: "nested too deep",
+    an_endless_number: "a number of 5,000 digits",
+    positions_that_are_true: "max_position_embeddings is true or false, expected a whole number",
+    a_vocabulary_of_text: "vocab_size is a text, expected a whole number",
+    a_tokenizer_that_is_text: "model is a text, expected an object",
+    a_tokenizer_that_is_a_list: "model is a list, expected an object",
+    a_vocabulary_that_is_a_number: "vocab is a whole number, expected an object or a list",
+    added_tokens_that_are_a_number: "added_tokens is a whole number, expected a list",
+    weights_that_are_a_folder: "cannot be read: Is a directory",
+    offsets_that_are_text: "not a safetensors file",
+    a_head_nested_deep: "nested too deep",
+    a_name_that_no_file_has: "2 are missing",
 }
 
 
@@ -194,6 +296,12 @@ def weights_of_another_model(base: Path) -> None:
     edit(base / "config.json", model_type="distilbert", architectures=None, dim=32, n_layers=2, n_heads=2)
 
 
+def a_weight_is_missing(base: Path) -> None:
+    weights = load_file(base / "model.safetensors")
+    del weights["bert.encoder.layer.1.attention.self.query.weight"]
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+
+
 def other_sizes(base: Path) -> None:
     edit(base / "config.json", intermediate_size=48)
 
@@ -214,6 +322,7 @@ def no_special_token(base: Path) -> None:
 
 FOUND_BY_LOADING: dict[Callable[[Path], None], str] = {
     weights_of_another_model: "the weights are not those of a distilbert",
+    a_weight_is_missing: "bert.encoder.layer.1.attention.self.query.weight are missing, and would be random",
     other_sizes: "the weights have other shapes than config.json says: bert.encoder",
     a_type_that_nobody_knows: "not a base model for text-classification",
     a_tokenizer_of_nonsense: "the base model's files cannot be loaded",
@@ -231,6 +340,22 @@ def test_what_only_loading_tells_is_refused_before_training(
     assert FOUND_BY_LOADING[damage] in raised.value.what
     assert len(raised.value.what) < 700
     assert raised.value.where
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (fewer_layers_than_said, "are missing, and would be random"),
+        (more_layers_than_said, "bert.encoder.layer.1.attention.output.LayerNorm.bias would be left out"),
+    ],
+)
+def test_of_a_model_whose_files_are_not_at_hand_loading_tells_how_many_layers_it_has(
+    damage: Callable[[Path], None], said: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(base)
+    monkeypatch.setattr(base_model, "check", lambda *_: None)
+    with pytest.raises(BadInput, match=said):
+        TASK.for_training(declared(base), tmp_path / "scratch")
 
 
 def test_more_tokens_than_positions_are_refused_with_the_number_that_would_do(base: Path) -> None:
