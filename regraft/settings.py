@@ -46,8 +46,8 @@ def scratch() -> str | None:
     folder = os.environ.get("REGRAFT_SCRATCH")
     if not folder:
         return None
-    if not Path(folder).is_dir():
-        what = "is no folder" if Path(folder).exists() else "does not exist"
+    if not os.path.isdir(folder):
+        what = "is no folder" if os.path.exists(folder) else "does not exist"
         raise BadInput(
             f"the folder for temporary files {what}: {folder}",
             where="REGRAFT_SCRATCH",

@@ -301,7 +301,7 @@ def test_a_folder_for_scratch_that_is_not_there_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(step.signal, "signal", lambda *_: None)
-    for folder in (tmp_path / "gone", Path(__file__)):
+    for folder in (tmp_path / "gone", Path(__file__), tmp_path / ("x" * 300)):
         monkeypatch.setenv("REGRAFT_SCRATCH", str(folder))
         unused = lambda *_: None  # noqa: E731  the step does not come as far
         code = step._run(pipeline.step("validate"), tmp_path / "r.yaml", str(tmp_path), "run", unused, unused, None)
