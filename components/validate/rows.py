@@ -118,11 +118,8 @@ def judge(table: Any, data: Data, start: datetime | None, end: datetime | None) 
     named = label.filter(passed)
     tally.labels.update(_counts(named))
     rest = table.drop_columns(["text", "label", "malformed", *(["time"] if data.columns.time else [])]).filter(passed)
-    return (
-        _keyed(rest, text.filter(passed), neat.filter(passed), named, known.filter(passed), data, tally),
-        aside,
-        tally,
-    )
+    kept = _keyed(rest, text.filter(passed), neat.filter(passed), named, known.filter(passed), data, tally)
+    return kept, aside, tally
 
 
 def _keyed(rest: Any, text: Any, neat: Any, named: Any, label: Any, data: Data, tally: Tally) -> Any:
