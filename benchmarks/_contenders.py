@@ -20,7 +20,7 @@ import urllib3
 from benchmarks import _laptop
 from components.deploy import serve
 from regraft import tasks
-from regraft.tasks.text_classification import Classifier
+from regraft.encoders import Encoder
 
 FP32 = "regraft, fp32"
 PIPELINE = "FastAPI + pipeline"
@@ -66,14 +66,14 @@ class Contender:
         return sum(each.user + each.system for each in times)
 
 
-def champion(laptop: _laptop.Laptop, scratch: Path) -> Classifier:
+def champion(laptop: _laptop.Laptop, scratch: Path) -> Encoder:
     """The model that a laptop's ledger names, in torch."""
     store, recipe = laptop.store, laptop.recipe
     identity = store.read_json(f"runs/{_laptop.RUN}/finetune.json")["identity"]
     manifest = store.manifest(f"finetune/{identity}")
     assert manifest is not None
     files = store.fetch(f"finetune/{identity}", manifest, scratch / "finetune", only=("adapter", "tokenizer"))
-    loaded: Classifier = tasks.of(recipe.task).load(recipe, files, scratch / "base")
+    loaded: Encoder = tasks.of(recipe.task).load(recipe, files, scratch / "base")
     names = list(recipe.data.labels)
     loaded.model.config.id2label = dict(enumerate(names))
     loaded.model.config.label2id = {name: position for position, name in enumerate(names)}
@@ -127,7 +127,7 @@ def fastapi(folder: Path, model: Path, max_length: int) -> Iterator[Contender]:
 
 
 @contextmanager
-def mlflow(folder: Path, classifier: Classifier) -> Iterator[Contender]:
+def mlflow(folder: Path, classifier: Encoder) -> Iterator[Contender]:
     """`mlflow models serve` of the same pipeline."""
     import logging
 

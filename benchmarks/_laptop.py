@@ -21,7 +21,7 @@ import yaml
 from components.deploy import serve
 from regraft import recipe as recipes
 from regraft import stack
-from regraft.recipe import Recipe
+from regraft.parts import Recipe
 from regraft.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -110,7 +110,7 @@ def trained(laptop: Laptop, to: Path) -> Path:
     """A copy of a laptop's store as it was before promote: with its challenger, without a champion."""
     shutil.copytree(laptop.folder / ".regraft/store", to)
     name = laptop.recipe.name
-    for later in ("ledger", "promote", "deploy", "golden"):
+    for later in ("approvals", "ledger", "promote", "deploy", "golden"):
         shutil.rmtree(to / name / later, ignore_errors=True)
     for later in ("promote", "deploy"):
         (to / name / "runs" / RUN / f"{later}.json").unlink(missing_ok=True)

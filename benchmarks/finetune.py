@@ -28,9 +28,10 @@ from rich.table import Table
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from benchmarks import _laptop, _machine
-from components.finetune.train import Encoded, trainer_of
+from components.finetune.train import trainer_of
 from regraft import recipe, sources, tasks
-from regraft.recipe import Recipe
+from regraft.encoders import Encoder
+from regraft.parts import Recipe
 
 LIMIT = 20
 """Epochs after which a contestant gives up."""
@@ -122,7 +123,8 @@ def regraft(course: Course) -> Iterator[tuple[Any, float, float]]:
     declared = course.declared.model_copy(update={"training": training})
     model, tokenizer = tasks.of(declared.task).for_training(declared, course.made("regraft-base"))
     folder = course.made("regraft")
-    trainer = trainer_of(declared, model, tokenizer, rows=course.rows, dev=course.dev, folder=folder)
+    lesson = tasks.of(declared.task).lesson(declared, tokenizer, course.rows, course.dev)
+    trainer = trainer_of(declared, model, lesson, folder=folder)
     yield from turns(trainer, course.every, training.batch_size)
 
 
@@ -138,7 +140,7 @@ def defaults(course: Course) -> Iterator[tuple[Any, float, float]]:
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=Encoded(encoded, rows["label"].to_pylist()),
+        train_dataset=[{"input_ids": i, "labels": n} for i, n in zip(encoded, rows["label"].to_pylist(), strict=True)],
         processing_class=tokenizer,
     )
     yield from turns(trainer, course.every, arguments.per_device_train_batch_size)
@@ -152,8 +154,10 @@ def tutorial(course: Course) -> Iterator[tuple[Any, float, float]]:
     base = declared.base_model
     name, options = sources.pretrained(base.source, base.revision, course.made("tutorial-base"))
     set_seed(42)
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=len(declared.data.labels), **options)
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        name, num_labels=len(declared.data.labels), trust_remote_code=False, **options
+    )
     length = min(128, model.config.max_position_embeddings)
     batch = tokenizer(
         rows["text"].to_pylist(), truncation=True, padding="max_length", max_length=length, return_tensors="pt"
@@ -218,9 +222,9 @@ def race(course: Course, target: float) -> None:
                 continue
             model, seconds, cpu = turn
             model.eval()
-            scored = task.probabilities(task.Classifier(model, tokenizer, 128), dev["text"].to_pylist())
+            said = task.logits(Encoder(model, tokenizer, 128), dev["text"].to_pylist())
             model.train()
-            best[name] = max(best[name], task.metrics(dev["label"].to_pylist(), scored)["f1_macro"])
+            best[name] = max(best[name], task.scored(dev["label"].to_pylist(), said)["f1_macro"])
             if best[name] >= target:
                 reached[name] = (best[name], seconds, cpu)
                 running.pop(name).close()

@@ -21,6 +21,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
@@ -149,8 +151,9 @@ def main() -> None:
         texts = texts_of(laptop, folder / "texts", 2000)
         few = texts[: arguments.texts]
         names = laptop.recipe.data.labels
-        scores = tasks.of(laptop.recipe.task).probabilities(classifier, few)
-        offline = {text: (names[int(row.argmax())], float(row.max())) for text, row in zip(few, scores, strict=True)}
+        answers = tasks.of(laptop.recipe.task).answers(classifier, pa.table({"text": few})).columns
+        scores = zip(few, np.stack(answers, axis=1), strict=True)
+        offline = {text: (names[int(row.argmax())], float(row.max())) for text, row in scores}
         Console(width=110).print(agreement(contenders, few, offline))  # first, so that all are warm
         compete(
             contenders, texts, folder, clients=arguments.clients, rounds=arguments.rounds, seconds=arguments.seconds

@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 
 from examples.movie_reviews import FIRST_WEEK
-from regraft import pipeline, recipe, stack
+from regraft import pipeline, recipe, servers, stack
 from regraft.ledger import Ledger
 from regraft.store import Store
 
@@ -39,7 +39,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         while not self.ending.wait(0.01):
-            answered = stack.ask(self.url, body={"inputs": [TEXT]})
+            answered = servers.ask(self.url, body={"inputs": [TEXT]})
             self.answers += answered is not None
             self.lost += answered is None
 

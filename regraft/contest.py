@@ -5,25 +5,36 @@ evaluate asks for it in every run; promote once more when the champion changed a
 
 from __future__ import annotations
 
+import io
 import statistics
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from regraft import gate, pipeline, reading, sources, tasks
-from regraft.errors import AlreadyExists, BadInput, NotFound
+from regraft import base_model, bases, gate, pipeline, reading, snapshot, sources, tasks
+from regraft.digests import sha256
+from regraft.errors import BadInput
+from regraft.exchange import Contest, Examples
 from regraft.ledger import Entry
-from regraft.parts import Columns, Data, Training
-from regraft.recipe import Recipe
-from regraft.step import Context, recipe_of, result_of
-from regraft.store import Manifest, sha256
+from regraft.manifest import Manifest
+from regraft.memo import Memo
+from regraft.parts import Recipe
+from regraft.step import Context, bound
+from regraft.store import Store
+
+LATENCY_SECONDS = 30
+
+
+def kept_answers(store: Store, task: str) -> Memo:
+    """What models answered to the rows they were judged on, as Parquet."""
+    return Memo(store=store, kind="scores", code="regraft.contest", task=task)
 
 
 @dataclass
-class Contestant:
+class Finetuned:
     """A finetune's model: loaded only when an answer is not in the store yet."""
 
     context: Context
@@ -31,71 +42,66 @@ class Contestant:
     manifest: Manifest
 
     @cached_property
-    def classifier(self) -> Any:
+    def model(self) -> Any:
         import torch
 
-        files = self.context.fetch(self.manifest, "adapter", "tokenizer")
-        base = self.recipe.base_model
-        if sources.base_model_digest(base.source, base.revision) != self.manifest.inputs["base_model"]:
-            raise BadInput(
-                f"its files changed: it is not the base model that model {self.manifest.identity[:12]} was trained on",
-                where=base.source,
-                state="the champion stays",
-                next="bring back those files, for instance by installing the version of the package that had them",
-            )
+        files = self.context.fetch(self.manifest, "adapter", "tokenizer", base_model.RECORD)
         folder = self.context.scratch / f"base-{self.manifest.identity[:12]}"
-        classifier = tasks.of(self.recipe.task).load(self.recipe, files, folder)
+        bases.as_trained(self.context.store, self.recipe, folder, files, self.manifest)
+        loaded = tasks.of(self.recipe.task).load(self.recipe, files, folder)
         if pipeline.resources(self.context.recipe, self.context.step).gpu and torch.cuda.is_available():
-            classifier.model.to("cuda")
-        return classifier
+            loaded.model.to("cuda")
+        return loaded
 
-    def probabilities(self, texts: list[str], digest: str) -> Any:
-        """Answers of shape (texts, labels), kept in the store by model and digest of the texts."""
-        import io
+    def answers(self, asked: Any, digest: str, *, trained: bool = True) -> Any:
+        """Answers to rows, a table, kept in the store by model and digest of the rows.
 
-        import pyarrow as pa
+        Args:
+            trained: False asks the base model as it was.
+        """
         import pyarrow.parquet as pq
 
-        key = f"scores/{self.manifest.identity}-{digest}.parquet"
-        store = self.context.store
-        try:
-            table = pq.read_table(io.BytesIO(store.read(key)))
-        except NotFound:
-            answers = tasks.of(self.recipe.task).probabilities(self.classifier, texts)
-            table = pa.table({f"p{i}": answers[:, i] for i in range(answers.shape[1])})
-            file = io.BytesIO()
-            pq.write_table(table, file)
-            with suppress(AlreadyExists):  # a twin of this run had the same answers
-                store.create(key, file.getvalue())
-        return _matrix(table)
+        def answered() -> bytes:
+            task, file = tasks.of(self.recipe.task), io.BytesIO()
+            model = self.model if trained else task.untrained(self.model)
+            pq.write_table(task.answers(model, asked), file)
+            return file.getvalue()
 
-    def trained_on(self) -> set[str]:
-        """Digests of the rows that it was trained on."""
+        def read(kept: bytes) -> Any:
+            answers = pq.read_table(io.BytesIO(kept))
+            if len(answers) != len(asked):
+                raise ValueError(f"{len(asked)} rows have {len(answers)} answers")
+            return answers
+
+        memo = kept_answers(self.context.store, self.recipe.task)
+        made_from = {"texts": digest, "model" if trained else "base model of": self.manifest.digest}
+        return memo.get(self.manifest.identity, made_from, answered, read)
+
+    def seen(self, holdout: Any) -> Any:
+        """Which rows have an input that it was trained on, or a champion below it was; shape (rows,), bool."""
+        import numpy as np
         import pyarrow.parquet as pq
 
-        files = self.context.fetch(self.manifest, "train_digests.parquet")
-        return set(pq.read_table(files / "train_digests.parquet")["digest"].to_pylist())
+        seen, name = np.zeros(holdout.num_rows, dtype=bool), "train_digests.parquet"
+        for store, each in bases.lineage(self.context.store, self.manifest):
+            folder = self.context.scratch / "finetune" / each.identity[:16]
+            files = store.fetch(f"finetune/{each.identity}", each, folder, only=(name,))
+            seen |= tasks.seen(self.recipe.task, holdout, pq.read_table(files / name), each.document)
+        return seen
 
-    def latency_ms(self, texts: list[str]) -> float:
-        """Median milliseconds of one text at a time, after a first one that does not count."""
+    def latency_ms(self, asked: Any) -> float:
+        """Median milliseconds of one row at a time, after a first one that does not count: of 30, or as many as fit
+        into LATENCY_SECONDS."""
         task = tasks.of(self.recipe.task)
-        times = []
-        for text in texts[:31]:
+        times: list[float] = []
+        for number in range(min(31, asked.num_rows)):
+            row = asked.slice(number, 1)
             started = time.perf_counter()
-            task.probabilities(self.classifier, [text])
+            task.answers(self.model, row)
             times.append((time.perf_counter() - started) * 1000)
+            if len(times) > 1 and sum(times) > LATENCY_SECONDS * 1000:
+                break
         return statistics.median(times[1:] or times)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contest:
-    """A verdict and what it was made from, row by row (clean rows only)."""
-
-    verdict: gate.Verdict
-    answers: gate.Answers
-    texts: list[str]
-    digests: list[str]
-    latency_ms: float | None
 
 
 def decide(
@@ -117,140 +123,165 @@ def decide(
 
     holdout = pq.read_table(context.fetch(data, "holdout.parquet") / "holdout.parquet")
     digest = data.outputs["holdout.parquet"].sha256
-    texts = holdout["text"].to_pylist()
-    challenger = Contestant(context, context.recipe, model)
-    champion = _champion(context, opponent) if opponent else None
+    task, recipe = tasks.of(context.recipe.task), context.recipe
+    challenger = Finetuned(context, recipe, model)
+    champion = _champion(context, opponent, model) if opponent else None
 
     context.progress(0.1, "scoring the challenger")
-    ours = challenger.probabilities(texts, digest)
-    seen = challenger.trained_on()
-    theirs = None
+    ours = challenger.answers(holdout, digest)
+    trained_on = challenger.seen(holdout)
+    theirs, base = None, None
     if champion:
         context.progress(0.4, "scoring the champion")
-        theirs = champion.probabilities(texts, digest)
-        seen |= champion.trained_on()
-    row_digests = holdout["digest"].to_pylist()
-    clean = np.array([row not in seen for row in row_digests], dtype=bool)
-    latency = challenger.latency_ms(texts) if measure_latency and texts else None
+        theirs = champion.answers(holdout, digest)
+        trained_on |= champion.seen(holdout)
+    elif hasattr(task, "untrained"):
+        context.progress(0.4, "scoring the base model")
+        base = challenger.answers(holdout, digest, trained=False)
+    latency = challenger.latency_ms(holdout) if measure_latency and holdout.num_rows else None
     context.progress(0.8, "judging")
+    clean, ours = holdout.filter(~trained_on), ours.filter(~trained_on)
+    theirs, base = (None if side is None else side.filter(~trained_on) for side in (theirs, base))
     answers = gate.Answers(
-        labels=holdout["label"].to_numpy().astype(np.int64)[clean],
-        challenger=ours[clean],
-        champion=theirs[clean] if theirs is not None else None,
+        challenger=task.tally(recipe, clean, ours),
+        champion=None if theirs is None else task.tally(recipe, clean, theirs),
+        base=None if base is None else task.tally(recipe, clean, base),
+        broken=task.broken(ours),
         slices={
-            f"{name.removeprefix('slice.')}={value}": (holdout[name].to_numpy() == value)[clean]
+            f"{name.removeprefix('slice.')}={value}": np.asarray(clean[name].to_numpy() == value)
             for name in holdout.column_names
             if name.startswith("slice.")
             for value in holdout[name].unique().to_pylist()
         },
     )
+    own = task.own(recipe, clean, ours, theirs)
+    gates, probed = _probed(recipe, challenger, champion)
     verdict = gate.judge(
         answers,
-        context.recipe.gates,
-        rows=gate.Rows(holdout=len(texts), clean=int(clean.sum()), contaminated=int((~clean).sum())),
-        challenger=model.identity,
-        champion=opponent.model if opponent else None,
-        version=opponent.version if opponent else None,
-        anchor=_anchor(context.recipe, challenger, champion),
+        recipe.gates,
+        metrics=task.METRICS,
+        rows=gate.RowCounts(holdout=holdout.num_rows, clean=clean.num_rows, contaminated=int(trained_on.sum())),
+        challenger=gate.Judged(model=model.identity, digest=model.digest),
+        champion=gate.Judged(model=opponent.model, digest=champion.manifest.digest, version=opponent.version)
+        if opponent and champion
+        else None,
+        anchor=_anchor(recipe, challenger, champion),
         latency_ms=latency,
+        own=replace(own, gates=(*own.gates, *gates)),
     )
-    kept = np.flatnonzero(clean)
     return Contest(
         verdict=verdict,
-        answers=answers,
-        texts=[texts[i] for i in kept],
-        digests=[row_digests[i] for i in kept],
+        rows=clean,
+        challenger=ours,
+        champion=theirs,
+        base=base,
         latency_ms=latency,
+        probed=probed,
     )
 
 
-def _champion(context: Context, entry: Entry) -> Contestant:
+def _champion(context: Context, entry: Entry, challenger: Manifest) -> Finetuned:
     """The champion as it was trained: base model and length may have changed since.
 
-    The run's recipe says where the base model is. Since a rerun with another recipe overwrites that file, all that
-    the model was trained with comes from its manifest.
+    Where it has the challenger's base model, that is where the challenger's recipe says: it may have moved.
     """
-    manifest = result_of(context.store, "finetune", entry.model)
-    trained = manifest.document["recipe"]
-    labels = tuple(trained["data.labels"])
-    if labels != context.recipe.data.labels:
+    manifest = bound(context.store, entry)
+    declared = snapshot.of_model(context.store, entry.model, entry.run)
+    if why := tasks.of(context.recipe.task).comparable(context.recipe, declared):
         raise BadInput(
-            f"the champion, version {entry.version}, knows the labels {list(labels)}, not "
-            f"{list(context.recipe.data.labels)}: the two cannot be compared",
-            where="data.labels",
+            f"the champion, version {entry.version}, {why}: the two cannot be compared",
+            where="data",
             state="the champion stays",
-            next="give the recipe another name: with other labels it is another model",
+            next="give the recipe another name: it is another model",
         )
-    declared = recipe_of(context.store, entry.run)
-    as_trained = {
-        "data": declared.data.model_copy(update={"labels": labels}),
-        "training": Training.model_validate(trained["training"]),
-    }
-    return Contestant(context, declared.model_copy(update=as_trained), manifest)
+    if manifest.inputs.get("base_model") == challenger.inputs.get("base_model"):
+        declared = declared.model_copy(update={"base_model": context.recipe.base_model})
+    return Finetuned(context, declared, manifest)
 
 
-def anchor(declared: Recipe) -> Data | None:
-    """The fixed anchor set as a source of rows, with columns and labels of data.source; None without one."""
+def probes(declared: Recipe) -> Mapping[str, reading.Source]:
+    """The sets of prompts that models are asked beside the holdout, by name; none where the task has no such."""
+    task = tasks.of(declared.task)
+    return task.probes(declared) if hasattr(task, "probes") else {}
+
+
+def _probed(
+    declared: Recipe, challenger: Finetuned, champion: Finetuned | None
+) -> tuple[list[gate.Gate], list[Examples]]:
+    """The gates of all probes, against the champion and against the base model; and answers that hold no longer."""
+    task, gates, lost = tasks.of(declared.task), list[gate.Gate](), list[Examples]()
+    for name, source in probes(declared).items():
+        prompts = [prompt for table in _whole(source) for prompt in table["prompt"].to_pylist()]
+        asked = task.prompted(declared, name, prompts)
+        digest = sha256(asked["text"].to_pylist())
+        others = {"champion": champion.answers(asked, digest)} if champion else {}
+        others["base model"] = challenger.answers(asked, digest, trained=False)
+        found, no_longer = task.probed(declared, name, prompts, challenger.answers(asked, digest), others)
+        gates += found
+        lost.append(no_longer)
+    return gates, lost
+
+
+def _whole(source: reading.Source) -> Iterator[Any]:
+    """The tables of a source of which each row counts. Raises BadInput where one cannot be read."""
+    for table, _ in reading.batches(source, reading.files(source)):
+        if wrong := next((why for why in table["malformed"].to_pylist() if why), None):
+            raise BadInput(wrong, where=source.location, next="mend that row")
+        yield table
+
+
+def anchor(declared: Recipe) -> reading.Source | None:
+    """The fixed anchor set, read as data.source is, but for time and slices; None without one."""
     if declared.gates.forgetting is None:
         return None
-    columns = Columns(text=declared.data.columns.text, label=declared.data.columns.label)
-    return Data(
-        source=declared.gates.forgetting.anchor,
-        columns=columns,
-        labels=declared.data.labels,
-        quoting=declared.data.quoting,
-    )
+    source = tasks.source(declared.task, declared.data, declared.gates.forgetting.anchor)
+    read = tasks.of(declared.task).ROWS.read
+    return replace(source, columns={key: column for key, column in source.columns.items() if key in read})
 
 
-def _anchor(declared: Recipe, challenger: Contestant, champion: Contestant | None) -> gate.Answers | None:
-    """What both say of the fixed anchor set; None without one, or without a champion."""
-    import numpy as np
-
-    source = anchor(declared)
-    if source is None or champion is None:
+def _anchor(declared: Recipe, challenger: Finetuned, champion: Finetuned | None) -> gate.Answers | None:
+    """What both say of the fixed anchor set; the base model where there is no champion, and it answers by itself."""
+    source, task = anchor(declared), tasks.of(declared.task)
+    if source is None or (champion is None and not hasattr(task, "untrained")):
         return None
-    texts, labels = _read_anchor(source)
-    digest = sha256(texts)  # not of the file: another column of it may be the text tomorrow
-    return gate.Answers(
-        labels=np.array(labels, dtype=np.int64),
-        challenger=challenger.probabilities(texts, digest),
-        champion=champion.probabilities(texts, digest),
-    )
+    asked = _read_anchor(declared, source)
+    digest = sha256(asked["text"].to_pylist())  # not of the file: another column of it may be the text tomorrow
+    ours = challenger.answers(asked, digest)
+    theirs = champion.answers(asked, digest) if champion else challenger.answers(asked, digest, trained=False)
+    return gate.Answers(challenger=task.tally(declared, asked, ours), champion=task.tally(declared, asked, theirs))
 
 
-def _read_anchor(source: Data) -> tuple[list[str], list[int]]:
-    """Texts and label indices of an anchor set. A row that validate would set aside is an error: the set is fixed.
+def _read_anchor(declared: Recipe, source: reading.Source) -> Any:
+    """Text and target of an anchor set, a table. A row that validate would set aside is an error: the set is fixed.
 
     Raises:
-        BadInput: a row has no text or no known label, or cannot be read.
+        BadInput: a row is no row of the task, or cannot be read.
     """
-    texts: list[str] = []
-    labels: list[int] = []
-    files = reading.files(source)
-    for table, _ in reading.batches(source, files):
-        for row in table.select(["text", "label", "malformed", "file", "row"]).to_pylist():
-            place = f"row {row['row']} of {sources.written(Path(files[row['file'] - 1][1]).name)}"
-            label = (row["label"] or "").strip()
-            try:
-                text = (row["text"] or b"").decode()
-            except UnicodeDecodeError:
-                text, row["malformed"] = "", f"{place} is not UTF-8"
-            problem = row["malformed"] or (f"{place} has no text" if not text.strip() else "")
-            if not problem and label not in source.labels:
-                named = f"the label {label[:50]!r}, which is not in data.labels" if label else "no label"
-                problem = f"{place} has {named}"
-            if problem:
-                raise BadInput(
-                    f"cannot be used as an anchor set: {problem}",
-                    where=source.source,
-                    next="mend that row, or gates.forgetting.anchor in the recipe",
-                )
-            texts.append(text)
-            labels.append(source.labels.index(label))
-    return texts, labels
-
-
-def _matrix(table: Any) -> Any:
     import numpy as np
+    import pyarrow as pa
 
-    return np.column_stack([table[name].to_numpy() for name in table.column_names]).astype(np.float64)
+    tables, files = [], reading.files(source)
+    for table, _ in reading.batches(source, files):
+        read, _ = tasks.read(declared.task, table, declared.data)
+        wrong = np.any([applies for _, applies in read.problems], axis=0)
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise BadInput(
+                f"cannot be used as an anchor set: {_problem(declared, table.slice(at, 1), files)}",
+                where=source.location,
+                next="mend that row, or gates.forgetting.anchor in the recipe",
+            )
+        tables.append(pa.table({"text": read.text, **read.target}))
+    return pa.concat_tables(tables)
+
+
+def _problem(declared: Recipe, row: Any, files: list[tuple[Any, str, int]]) -> str:
+    """What is wrong with a row of an anchor set, a table of one, and where it is."""
+    (why,) = row["malformed"].to_pylist()
+    if why is not None:
+        return str(why)
+    read, _ = tasks.read(declared.task, row, declared.data)
+    reason = next(reason for reason, applies in read.problems if applies[0])
+    unknown = f" {read.unknown[reason][0].as_py()[:50]!r}" if reason in read.unknown else ""
+    (number,), (file,) = row["row"].to_pylist(), row["file"].to_pylist()
+    return f"row {number} of {sources.written(Path(files[file - 1][1]).name)}: {reason}{unknown}"

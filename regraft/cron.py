@@ -50,8 +50,8 @@ def expression(text: str) -> str:
     day, weekday = fields[2], fields[4]
     # Two days are joined by "or", but not where one of them is a star. Crons differ in what else counts as a star.
     if day != "*" and weekday != "*":
-        for field, found, size in ((day, values[2], 31), (weekday, values[4], 7)):
-            if "*" in field or len(found) == size:
+        for field, days, size in ((day, values[2], 31), (weekday, values[4], 7)):
+            if "*" in field or len(days) == size:
                 raise ValueError(
                     f"{text!r}: with both days given, {field!r} means other dates to Airflow than to Kubeflow; "
                     "write '*' for every day, or list the days"
@@ -68,7 +68,7 @@ def expression(text: str) -> str:
 
 def _values(text: str, field: str, name: str, low: int, high: int, names: dict[str, int]) -> set[int]:
     """The values that a field names."""
-    found: set[int] = set()
+    values: set[int] = set()
     for item in field.split(","):
         match = re.fullmatch(r"(?:\*|([0-9]+|[A-Za-z]{3})(?:-([0-9]+|[A-Za-z]{3}))?)(?:/([0-9]+))?", item)
         if not match:
@@ -89,8 +89,8 @@ def _values(text: str, field: str, name: str, low: int, high: int, names: dict[s
             raise ValueError(f"{text!r}: the step of {item!r} must be from 1 to {high}")
         if match[3] and len(ends) == 1:
             raise ValueError(f"{text!r}: a step needs a range; write {first}-{high}/{step} instead of {item!r}")
-        found |= set(range(first, last + 1, step))
-    return found
+        values |= set(range(first, last + 1, step))
+    return values
 
 
 def in_step(expression: str, zone: ZoneInfo) -> None:
@@ -162,13 +162,13 @@ def _changes(zone: ZoneInfo) -> tuple[datetime, ...]:
         return (start + minutes * MINUTE).astimezone(zone).utcoffset()
 
     start, week = datetime(YEARS.start, 1, 1, tzinfo=UTC), 7 * 24 * 60
-    found = []
+    changes = []
     for first in range(0, len(YEARS) * 52 * week, week):
         before = offset(first)
         if offset(first + week) != before:
             minutes = range(first, first + week + 1)
-            found.append(start + minutes[bisect_left(minutes, True, key=lambda at: offset(at) != before)] * MINUTE)
-    return tuple(found)
+            changes.append(start + minutes[bisect_left(minutes, True, key=lambda at: offset(at) != before)] * MINUTE)
+    return tuple(changes)
 
 
 def due(expression: str, zone: ZoneInfo, at: datetime) -> datetime:
@@ -190,14 +190,14 @@ def due(expression: str, zone: ZoneInfo, at: datetime) -> datetime:
     # Backwards from here; croniter never gives the time it starts at.
     times = croniter(expression, wall + margin + timedelta(seconds=1))
     hourly = _hourly(times)
-    found: datetime | None = None
+    last: datetime | None = None
     while True:
         time: datetime = times.get_prev(datetime)
         for instant in _instants(time, zone, both=hourly):
-            if instant <= at and (found is None or instant > found):
-                found = instant
-        if found is not None and time <= _wall(found, zone) - margin:
-            return found
+            if instant <= at and (last is None or instant > last):
+                last = instant
+        if last is not None and time <= _wall(last, zone) - margin:
+            return last
 
 
 def _instants(time: datetime, zone: ZoneInfo, *, both: bool) -> tuple[datetime, ...]:

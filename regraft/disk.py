@@ -31,6 +31,9 @@ class Disk:
     def exists(self, path: str) -> bool:
         return os.path.exists(path)
 
+    def find(self, path: str) -> list[str]:
+        return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+
     def ls(self, path: str, detail: bool = False) -> list[str]:
         return [os.path.join(path, name) for name in os.listdir(path)]
 

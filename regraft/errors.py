@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import errno
 
-LASTING = {errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EROFS}
+LASTING = {errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EROFS}
 """What the system says of a path that no repetition makes right."""
 
 

@@ -56,6 +56,9 @@ def distinct(values: Iterable[str], these: str, one: str) -> None:
         seen[key] = value
 
 
+NAME = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+"""Of a recipe: a DNS label."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 
@@ -123,6 +126,8 @@ def resolved(value: str) -> str:
     """A URL or path in which variables are put in. Raises ValueError."""
     if value.startswith("package://") and not re.match(r"package://[A-Za-z_][A-Za-z0-9_]*(/|$)", value):
         raise ValueError(f"{value!r} names no package; write package://NAME/PATH, NAME as in `import NAME`")
+    if value.startswith("champion://") and not re.fullmatch(f"champion://{NAME}", value):
+        raise ValueError(f"{value!r} names no recipe; write champion://NAME, as its name is written")
     try:
         parts = urlsplit(value)
     except ValueError as error:

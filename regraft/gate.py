@@ -1,44 +1,42 @@
-"""The gate: from labels and probabilities to a verdict. Pure functions on arrays; the statistics are in `intervals`."""
+"""The gate: from what two models' answers add up to, to a verdict. Pure functions; the statistics are in `tally`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from regraft.intervals import Interval, calibration_error, difference, mcnemar, score, scores
+from regraft.errors import BadInput
 from regraft.parts import Gates
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Ints = npt.NDArray[np.int64]
-    Floats = npt.NDArray[np.float64]
+from regraft.tally import Interval, Metric, Tally, difference, rows_to_exclude, score, scores
 
 
 class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
 
 class Difference(Interval):
-    """Challenger minus champion, in the recipe's metric."""
+    """Challenger minus champion, in the recipe's metric, and what the task adds."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     confidence: float
-    mcnemar_p: float
-    """Exact McNemar test of equal error rates: a cross-check that shares nothing with the bootstrap."""
 
 
 class Contestant(_Data):
-    """One of the two models, scored on the clean holdout rows."""
+    """One of the two models, scored on the clean holdout rows, and what the task adds."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     model: str
+    digest: str | None = None
+    """Of the finetune's result, as it was judged; verdicts made before have none."""
     version: int | None = None
     metrics: dict[str, float]
     """Empty when no row is clean."""
     intervals: dict[str, Interval]
-    calibration_error: float | None
 
 
 class Gate(_Data):
@@ -59,7 +57,7 @@ class Slice(_Data):
     difference: Interval | None
 
 
-class Rows(_Data):
+class RowCounts(_Data):
     holdout: int
     clean: int
     contaminated: int
@@ -72,38 +70,78 @@ class Verdict(_Data):
     verdict: Literal["promote", "hold", "reject"]
     sentence: str
     metric: str
-    rows: Rows
+    rows: RowCounts
     challenger: Contestant
     champion: Contestant | None
     difference: Difference | None
     gates: tuple[Gate, ...]
     slices: tuple[Slice, ...]
 
+    @classmethod
+    def read(cls, content: bytes, *, where: str) -> Self:
+        """What a verdict.json says, whatever regraft wrote it. Raises BadInput where it is damaged."""
+        try:
+            return cls.model_validate_json(content)
+        except ValueError as error:
+            raise BadInput(
+                f"is not a verdict: {error}",
+                where=where,
+                next="find out who wrote it, or restore it from a backup or from the bucket's version history",
+            ) from error
 
-class Answers(BaseModel):
-    """What two models say of the same rows.
+    @property
+    def values(self) -> dict[str, Any]:
+        """The JSON values that were written, as `regraft.verdicts` takes them."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
-    Shapes: labels (rows,), challenger and champion (rows, labels) probabilities; slices: name to (rows,) booleans.
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What two models' answers to the same rows add.
+
+    Attributes:
+        base: what the base model adds without what the challenger learned; only where there is no champion.
+        slices: the rows of each, as masks.
+        broken: answers of the challenger that are none.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
+    challenger: Tally
+    champion: Tally | None = None
+    base: Tally | None = None
+    slices: Mapping[str, Any] = field(default_factory=dict)
+    broken: int = 0
 
-    labels: Any
-    challenger: Any
-    champion: Any = None
-    slices: dict[str, Any] = {}
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Which model is judged: identity of its finetune, digest of that result, version in the registry."""
+
+    model: str
+    digest: str | None = None
+    version: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """What a task adds to a verdict: further facts of each side and of their difference, and gates."""
+
+    challenger: Mapping[str, float | None] = field(default_factory=dict)
+    champion: Mapping[str, float | None] = field(default_factory=dict)
+    difference: Mapping[str, float] = field(default_factory=dict)
+    gates: tuple[Gate, ...] = ()
 
 
 def judge(
     answers: Answers,
     gates: Gates,
     *,
-    rows: Rows,
-    challenger: str,
-    champion: str | None = None,
-    version: int | None = None,
+    metrics: Mapping[str, Metric],
+    rows: RowCounts,
+    challenger: Judged,
+    champion: Judged | None = None,
     anchor: Answers | None = None,
     latency_ms: float | None = None,
+    own: Own | None = None,
 ) -> Verdict:
     """The verdict on a challenger.
 
@@ -112,30 +150,38 @@ def judge(
 
     Args:
         answers: on the clean rows of the holdout.
-        challenger, champion: identities of the models; None when there is no champion yet.
-        version: the champion's version in the registry.
+        metrics: those of the task.
+        challenger, champion: the models; None when there is no champion yet.
         anchor: answers on the fixed anchor set, where the recipe has one.
         latency_ms: the challenger's measured median latency; None where it was not measured.
+        own: what the task adds.
     """
-    confidence = gates.confidence
-    ours = _contestant(challenger, None, answers.labels, answers.challenger, confidence)
+    own = own or Own()
+    confidence, metric = gates.confidence, metrics[gates.metric]
+
+    def contestant(model: Judged, tally: Tally, more: Mapping[str, float | None]) -> Contestant:
+        intervals = scores(tally, metrics, confidence=confidence) if len(tally) else {}
+        points = {name: interval.point for name, interval in intervals.items()}
+        return Contestant(**asdict(model), metrics=points, intervals=intervals, **more)
+
+    ours = contestant(challenger, answers.challenger, own.challenger)
     theirs, delta = None, None
-    if champion is not None:
-        theirs = _contestant(champion, version, answers.labels, answers.champion, confidence)
-    if champion is not None and len(answers.labels):
-        pair = answers.labels, answers.challenger, answers.champion
-        found = difference(*pair, metric=gates.metric, confidence=confidence)
-        delta = Difference(**found.model_dump(), confidence=confidence, mcnemar_p=mcnemar(*pair))
-    slices = _slices(answers, gates)
+    if champion is not None and answers.champion is not None:
+        theirs = contestant(champion, answers.champion, own.champion)
+        if len(answers.champion):
+            interval = difference(answers.challenger, answers.champion, metric, confidence=confidence)
+            delta = Difference(**interval.model_dump(), confidence=confidence, **own.difference)
+    slices = _slices(answers, metric, gates)
     enough = _rows_gate(rows, gates)
     judged = [
         enough,
-        *_answers_gate(answers.challenger),
+        *_answers_gate(answers),
         *_floor_gates(ours, gates),
-        *([_champion_gate(delta, gates, version)] if delta else []),
+        *([_champion_gate(delta, gates, rows.clean, theirs.version)] if delta and theirs else []),
+        *_base_gate(answers, metric, gates),
         *_slice_gates(slices, gates),
-        *_calibration_gate(ours, gates),
-        *_forgetting_gate(anchor, gates),
+        *own.gates,
+        *_forgetting_gate(anchor, metric, gates),
         *_latency_gate(latency_ms, gates),
     ]
     verdict: Literal["promote", "hold", "reject"] = "promote"
@@ -155,36 +201,23 @@ def judge(
     )
 
 
-def _contestant(model: str, version: int | None, labels: Ints, answers: Floats, confidence: float) -> Contestant:
-    intervals = scores(labels, answers, confidence=confidence) if len(labels) else {}
-    return Contestant(
-        model=model,
-        version=version,
-        metrics={name: interval.point for name, interval in intervals.items()},
-        intervals=intervals,
-        calibration_error=calibration_error(labels, answers) if len(labels) else None,
-    )
-
-
 def _gate(name: str, passed: bool, sentence: str, *, undecided: bool = False) -> Gate:
     return Gate(name=name, passed=passed, undecided=undecided and not passed, sentence=sentence)
 
 
-def _rows_gate(rows: Rows, gates: Gates) -> Gate:
+def _rows_gate(rows: RowCounts, gates: Gates) -> Gate:
     sentence = f"{rows.clean:,} clean holdout rows, {gates.min_rows:,} needed"
     if rows.contaminated:
         sentence += f" ({rows.contaminated:,} left out: a model was trained on them)"
     return _gate("rows", rows.clean >= gates.min_rows, sentence, undecided=True)
 
 
-def _answers_gate(probabilities: Floats) -> list[Gate]:
+def _answers_gate(answers: Answers) -> list[Gate]:
     """Only where it fails: a training that diverged answers with NaN, and argmax of NaN looks like an answer."""
-    import numpy as np
-
-    broken = int((~np.isfinite(probabilities)).any(axis=1).sum())
-    if not broken:
+    if not answers.broken:
         return []
-    return [_gate("answers", False, f"{broken:,} of {len(probabilities):,} answers are not numbers: training diverged")]
+    sentence = f"{answers.broken:,} of {len(answers.challenger):,} answers are not numbers: training diverged"
+    return [_gate("answers", False, sentence)]
 
 
 def _floor_gates(ours: Contestant, gates: Gates) -> list[Gate]:
@@ -199,48 +232,69 @@ def _floor_gates(ours: Contestant, gates: Gates) -> list[Gate]:
     ]
 
 
-def _champion_gate(delta: Difference, gates: Gates, version: int | None) -> Gate:
+def _decided(interval: Interval, value: float, rows: int) -> str:
+    """How many rows would tell the difference from a value, if it stays what it is."""
+    needed = rows_to_exclude(interval, value, rows)
+    return "" if needed is None else f"; if it stays so, about {needed:,} clean rows decide it"
+
+
+def _champion_gate(delta: Difference, gates: Gates, rows: int, version: int | None) -> Gate:
     """Provably no worse: not below on these rows, and the interval stays above the margin.
 
     The first condition keeps many small losses, each within the margin, from adding up over the years.
     """
-    found = f"{gates.metric} {delta.point:+.3f} against version {version} ({_bounds(delta, gates.confidence)})"
+    measured = f"{gates.metric} {delta.point:+.3f} against version {version} ({_bounds(delta, gates.confidence)})"
     if delta.high < 0:
-        return _gate("champion", False, f"{found}: surely worse")
+        return _gate("champion", False, f"{measured}: surely worse")
     if delta.point < 0:
-        return _gate("champion", False, f"{found}: worse on these rows, perhaps by chance", undecided=True)
-    if delta.low < -gates.margin:
-        sentence = f"{found}: it may be worse by {-delta.low:.3f}, and the margin is {gates.margin:g}"
+        sentence = f"{measured}: worse on these rows, perhaps by chance{_decided(delta, 0, rows)}"
         return _gate("champion", False, sentence, undecided=True)
-    return _gate("champion", True, f"{found}, margin {gates.margin:g}")
+    if delta.low < -gates.margin:
+        sentence = f"{measured}: it may be worse by {-delta.low:.3f}, and the margin is {gates.margin:g}"
+        return _gate("champion", False, sentence + _decided(delta, -gates.margin, rows), undecided=True)
+    return _gate("champion", True, f"{measured}, margin {gates.margin:g}")
+
+
+def _base_gate(answers: Answers, metric: Metric, gates: Gates) -> list[Gate]:
+    """A first model is worth its place only where it is surely better than what it was made from."""
+    if answers.base is None or not len(answers.base):
+        return []
+    delta = difference(answers.challenger, answers.base, metric, confidence=gates.confidence)
+    measured = f"{gates.metric} {delta.point:+.3f} against its base model ({_bounds(delta, gates.confidence)})"
+    if delta.low > 0:
+        return [_gate("base", True, measured)]
+    if delta.high < 0:
+        return [_gate("base", False, f"{measured}: surely worse")]
+    decided = _decided(delta, 0, len(answers.base)) if delta.point > 0 else ""
+    return [_gate("base", False, f"{measured}: no better, or perhaps by chance{decided}", undecided=True)]
 
 
 def _bounds(interval: Interval, confidence: float) -> str:
     return f"{confidence * 100:g} % interval {interval.low:+.3f} to {interval.high:+.3f}"
 
 
-def _slices(answers: Answers, gates: Gates) -> tuple[Slice, ...]:
+def _slices(answers: Answers, metric: Metric, gates: Gates) -> tuple[Slice, ...]:
     """Scores and differences of each slice. The intervals share the error rate among the slices (Bonferroni)."""
     import numpy as np
 
     judged = [name for name, rows in answers.slices.items() if rows.sum() >= gates.slices.min_rows]
     confidence = 1 - (1 - gates.confidence) / max(len(judged), 1)
-    found = []
+    slices = []
     for name, selected in sorted(answers.slices.items()):
         count = int(np.asarray(selected).sum())
         if not count:
             continue
-        labels, ours = answers.labels[selected], answers.challenger[selected]
+        ours = answers.challenger.of(selected)
         delta, theirs = None, None
         if answers.champion is not None:
-            champion = answers.champion[selected]
-            theirs = score(labels, champion, metric=gates.metric)
-            delta = difference(labels, ours, champion, metric=gates.metric, confidence=confidence)
-        point = score(labels, ours, metric=gates.metric)
-        found.append(
+            champion = answers.champion.of(selected)
+            theirs = score(champion, metric)
+            delta = difference(ours, champion, metric, confidence=confidence)
+        point = score(ours, metric)
+        slices.append(
             Slice(name=name, rows=count, judged=name in judged, challenger=point, champion=theirs, difference=delta)
         )
-    return tuple(found)
+    return tuple(slices)
 
 
 def _slice_gates(slices: Sequence[Slice], gates: Gates) -> list[Gate]:
@@ -251,9 +305,10 @@ def _slice_gates(slices: Sequence[Slice], gates: Gates) -> list[Gate]:
     return [
         _gate(
             f"slice {part.name}",
-            part.difference.point >= -gates.slices.margin,
+            _holds(part, gates),
             f"{gates.metric} {part.difference.point:+.3f} on {part.rows:,} rows "
-            f"({part.difference.low:+.3f} to {part.difference.high:+.3f}), margin {gates.slices.margin:g}",
+            f"({part.difference.low:+.3f} to {part.difference.high:+.3f}), margin {gates.slices.margin:g}"
+            + ("" if _holds(part, gates) else _decided(part.difference, 0, part.rows)),
             undecided=part.difference.high >= 0,
         )
         for part in slices
@@ -261,20 +316,14 @@ def _slice_gates(slices: Sequence[Slice], gates: Gates) -> list[Gate]:
     ]
 
 
-def _calibration_gate(ours: Contestant, gates: Gates) -> list[Gate]:
-    ceiling = gates.max_calibration_error
-    error = ours.calibration_error
-    if ceiling is None or error is None:
-        return []
-    return [_gate("calibration", error <= ceiling, f"calibration error {error:.3f}, ceiling {ceiling:g}")]
+def _holds(part: Slice, gates: Gates) -> bool:
+    return part.difference is None or part.difference.point >= -gates.slices.margin
 
 
-def _forgetting_gate(anchor: Answers | None, gates: Gates) -> list[Gate]:
+def _forgetting_gate(anchor: Answers | None, metric: Metric, gates: Gates) -> list[Gate]:
     if anchor is None or gates.forgetting is None or anchor.champion is None:
         return []
-    delta = difference(
-        anchor.labels, anchor.challenger, anchor.champion, metric=gates.metric, confidence=gates.confidence
-    )
+    delta = difference(anchor.challenger, anchor.champion, metric, confidence=gates.confidence)
     allowed = gates.forgetting.max_drop
     sentence = f"{gates.metric} {delta.point:+.3f} on the anchor set, {allowed:g} may be lost"
     return [_gate("forgetting", delta.point >= -allowed, sentence)]
@@ -294,7 +343,7 @@ def _sentence(
     ours: Contestant,
     theirs: Contestant | None,
     delta: Difference | None,
-    rows: Rows,
+    rows: RowCounts,
     gates: Gates,
 ) -> str:
     metric = gates.metric

@@ -11,16 +11,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from regraft import cron
 from regraft.fields import (
+    NAME,
     AssetLocation,
     Count,
     Cpu,
     Cron,
+    Description,
     Duration,
     Epochs,
     Gpus,
     Location,
     Memory,
     Milliseconds,
+    Owner,
     Seed,
     Share,
     Text,
@@ -47,10 +50,8 @@ class Part(BaseModel):
 
 
 class Columns(Part):
-    text: Text
-    """Column that holds the text."""
-    label: Text
-    """Column that holds the label."""
+    """Columns of the source: the task adds those that its rows are made of."""
+
     time: Text | None = None
     """Column that says when a row arrived; needed for a window and for freshness."""
     slices: tuple[Text, ...] = ()
@@ -58,7 +59,8 @@ class Columns(Part):
 
     @model_validator(mode="after")
     def _differ(self) -> Columns:
-        distinct([name for name in (self.text, self.label, self.time) if name], "text, label and time", "column")
+        named = [key for key in type(self).model_fields if key != "slices" and getattr(self, key) is not None]
+        distinct([getattr(self, key) for key in named], "columns", "column")
         distinct(self.slices, "slices", "column")
         return self
 
@@ -89,12 +91,6 @@ class ShareCheck(Part):
     severity: Severity = "warning"
 
 
-class LabelsCheck(Part):
-    min_share: Share = 0.01
-    """Smallest share of rows that each label must have."""
-    severity: Severity = "critical"
-
-
 class LengthCheck(Part):
     min: Annotated[int, Field(ge=0, le=10**9)] = 1
     max: Count
@@ -115,7 +111,7 @@ class FreshnessCheck(Part):
 
 class DriftCheck(Part):
     max: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """Largest Jensen-Shannon distance from the champion's training data, of labels and of words."""
+    """Largest Jensen-Shannon distance from the champion's training data, of words and of what the task counts."""
     severity: Severity = "warning"
 
 
@@ -123,7 +119,6 @@ class Contract(Part):
     """What the data must satisfy. Critical refuses the run, warning is reported."""
 
     rows: RowsCheck = RowsCheck()
-    labels: LabelsCheck = LabelsCheck()
     characters: LengthCheck = LengthCheck(max=10_000)
     """Text length in characters; rows outside it are quarantined, and a larger share than data.quarantine fails."""
     tokens: LengthCheck | None = None
@@ -143,13 +138,12 @@ class Contract(Part):
 class Data(Part):
     source: Location
     """fsspec URL, path or package://NAME/PATH of Parquet, CSV or JSON Lines: a file, a glob or a directory.
-    ${VARIABLE} and ${VARIABLE:-default} are taken from the environment."""
+    ${REGRAFT_DATA} and ${REGRAFT_DATA:-default} are taken from the environment, as are other variables that are listed
+    in REGRAFT_VARIABLES where the steps run; REGRAFT_PROTOCOLS there lists the protocols that are open."""
     quoting: Literal["auto", "minimal", "none"] = "auto"
     """Whether values of CSV and TSV may stand in quotes: minimal, where they have to; none, a quote is a character like
     any other. auto is minimal for .csv and none for .tsv."""
     columns: Columns
-    labels: Annotated[tuple[Text, ...], Field(min_length=2)]
-    """The label set, in the order of the model's outputs."""
     window: Duration | None = None
     """How far back from the run's time rows count; all rows when left out."""
     splits: Splits = Splits()
@@ -159,7 +153,6 @@ class Data(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
-        distinct(self.labels, "labels", "label")
         if self.window and not self.columns.time:
             raise ValueError("window needs columns.time, the column that says when a row arrived")
         if self.contract.freshness and not self.columns.time:
@@ -169,11 +162,14 @@ class Data(Part):
 
 class BaseModelSource(Part):
     source: Location
-    """A path, an fsspec URL, package://NAME/PATH of an installed package, or hf://OWNER/NAME of the Hub."""
+    """A path, an fsspec URL, package://NAME/PATH of an installed package, hf://OWNER/NAME of the Hub, or
+    champion://NAME, the champion of another recipe in the same store: a training begins with whoever is champion there
+    then."""
     revision: str | None = None
     """Full commit of a Hub model; needed for hf://."""
     remote_code: str | None = None
-    """The one revision whose own Python code you have read and allow to run; must equal `revision`."""
+    """The one revision whose own Python code you have read and allow to run; must equal `revision`, and be listed in
+    REGRAFT_REMOTE_CODE where the steps run, as OWNER/NAME@COMMIT."""
 
     @model_validator(mode="after")
     def _pinned(self) -> BaseModelSource:
@@ -198,6 +194,10 @@ class Lora(Part):
     target_modules: Annotated[tuple[Text, ...], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
     top_layers: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Adapt only this many layers, counted from the output; all when left out."""
+    dora: bool = False
+    """Learn the length of each weight apart from its direction (DoRA): often better at a small r, slower to train."""
+    rank_stabilized: bool = False
+    """Scale by alpha / sqrt(r) instead of alpha / r (rsLoRA), so that a large r learns as well."""
 
 
 class EarlyStopping(Part):
@@ -223,7 +223,17 @@ class Training(Part):
     early_stopping: EarlyStopping | None = EarlyStopping()
     seed: Seed = 42
     warm_start: bool = False
-    """Start from the champion's adapter instead of a fresh one."""
+    """Start from the champion's adapter instead of a fresh one, with a fresh optimiser."""
+    rebase_every: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """With warm_start: after so many trainings one on the other, start afresh from the base model."""
+    replay: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    """Share of the rows trained on that come from the windows of earlier champions, the ten newest; 0 takes none."""
+
+    @model_validator(mode="after")
+    def _goes_on(self) -> Training:
+        if self.rebase_every is not None and not self.warm_start:
+            raise ValueError("rebase_every needs warm_start: true: without it each training starts afresh")
+        return self
 
 
 class SliceGate(Part):
@@ -239,18 +249,16 @@ class ForgettingGate(Part):
 
 
 class Gates(Part):
-    metric: Literal["accuracy", "f1_macro"] = "f1_macro"
+    metric: str
     """The metric challenger and champion are compared by."""
     margin: Share = 0.01
     """Largest loss against the champion that the interval of the difference may still contain."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     min_rows: Annotated[int, Field(ge=10, le=10**9)] = 200
     """Fewer clean holdout rows than this mean hold."""
-    floors: dict[Literal["accuracy", "f1_macro"], Share] = {}
+    floors: dict[Any, Share] = {}
     """Absolute floors; the only gates when there is no champion yet."""
     slices: SliceGate = SliceGate()
-    max_calibration_error: Share | None = None
-    """Ceiling of the expected calibration error (15 equal-width bins)."""
     forgetting: ForgettingGate | None = None
     max_latency_ms: Milliseconds | None = None
     """Ceiling of the median latency of one text through the challenger, offline."""
@@ -273,7 +281,7 @@ class Serving(Part):
     latency_budget_ms: Milliseconds = 250
     """The 99th percentile that single requests of the trial must stay under."""
     parity: Annotated[float, Field(gt=0, le=0.5)] = 0.02
-    """Largest difference from the offline probabilities that a served probability may have."""
+    """Largest difference from the offline answers that a served answer may have, as the task measures it."""
 
     @model_validator(mode="after")
     def _bf16_is_onnx(self) -> Serving:
@@ -287,7 +295,8 @@ class Schedule(Part):
     """Five-field cron expression; either this or `asset`."""
     timezone: Zone = "UTC"
     asset: AssetLocation | None = None
-    """Airflow's asset, such as s3://bucket/reviews, whose updates start a run; Kubeflow has no such thing."""
+    """Airflow's asset, such as s3://bucket/reviews, whose updates start a run; champion://NAME is updated where a
+    run of that recipe ends with a champion. Kubeflow has no such thing."""
     watch: bool = False
     """Look for new files at the asset's location, instead of waiting for another DAG to say that it has changed."""
     deadline: Duration = timedelta(days=1)
@@ -312,3 +321,24 @@ class Resources(Part):
     cpu: Cpu = 1
     memory: Memory = "2Gi"
     gpu: Gpus = 0
+
+
+class Recipe(Part):
+    """One model, declared once: what all tasks share. Each task narrows `task`, `data` and `gates` to its own."""
+
+    name: Annotated[str, Field(pattern=f"^{NAME}$")]
+    """Name of the registered model, of the served model and of the folder in the store: a DNS label."""
+    task: str
+    """What the model does."""
+    description: Description = ""
+    owner: Owner = "regraft"
+    data: Data
+    base_model: BaseModelSource
+    adapter: Lora = Lora()
+    training: Training = Training()
+    gates: Gates
+    promotion: Literal["automatic", "approval"] = "automatic"
+    """approval stops with the challenger registered, until `regraft promote NAME --version N`."""
+    serving: Serving = Serving()
+    schedule: Schedule | None = None
+    resources: dict[StepName, Resources] = {}

@@ -1,39 +1,90 @@
-"""The five steps, their edges, resources and exit codes: the one list that every runner reads."""
+"""The steps, their edges, resources and exit codes: the one list that every runner reads."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import importlib.util
 import math
+import operator
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Literal
 
-from regraft import cron
+from pydantic_core import to_jsonable_python
+
+from regraft import closure, cron, narrowed, tasks
 from regraft.errors import BadInput
-from regraft.parts import Resources, StepName
-from regraft.recipe import Recipe
+from regraft.parts import Recipe, Resources, StepName
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One stage of the pipeline.
 
-    `recipe` names the fields of the recipe that determine the output, `code` the packages, `libraries` the
-    distributions: together with the digests of the step's inputs they make its identity.
+    `recipe` names the fields of the recipe that determine the output, beside those that the task says, `libraries` the
+    distributions: together with the digests of the inputs and the code, which `closure` finds, they make its identity.
+    `besides` names what else of the recipe it reads: its effect is in the inputs' digests, or is no part of the result.
+    It can read no more.
     """
 
     name: StepName
     summary: str
     needs: tuple[StepName, ...]
     recipe: tuple[str, ...]
-    code: tuple[str, ...]
+    besides: tuple[str, ...]
     libraries: tuple[str, ...]
     resources: Resources
     timeout_minutes: int
+    pages: tuple[Literal["data page", "MLflow run", "report", "Triton model"], ...] = ()
+    """What shows more of its result, for a runner to link to."""
+    judges: bool = False
+    """Its result has a verdict and a report, for a runner to show."""
+    approval: bool = False
+    """From here on a run changes what is in production: where the recipe wants approval, a run waits for it here, and a
+    dry run ends here. A run that this step let pass has promoted its model, whatever comes after."""
+    asks: tuple[Literal["MLflow", "Triton"], ...] = ()
+    """The servers that it and its follower talk to: they get their `SECRETS`, and no other's."""
+    server: Literal["MLflow", "Triton"] | None = None
+    """What it makes follow the ledger; its `follower` does that at any other time."""
+    news: str | None = None
+    """What people are told when it is done."""
 
+    @property
+    def module(self) -> str:
+        """What Python runs: the step's component."""
+        return f"components.{self.name}"
+
+    @property
+    def follower(self) -> str:
+        """What Python runs to compare `server` with the ledger."""
+        return f"{self.module}.follow"
+
+
+_MODEL = ("base_model.source", "base_model.revision", "base_model.remote_code")
+"""What it takes to load a model that finetune made. All that it was trained with is in its identity, an input."""
+
+_CONTEST = (
+    *_MODEL,
+    "training.seed",
+    "training.max_length",
+    "data.columns",
+    "data.quoting",
+    "description",
+    "resources",
+)
+_CONTEST_LIBRARIES = (
+    "numpy",
+    "pandas",
+    "peft",
+    "pyarrow",
+    "scikit-learn",
+    "scipy",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+"""What evaluate and promote, which both may hold a contest, read beside and compute with."""
 
 STEPS: tuple[Step, ...] = (
     Step(
@@ -43,17 +94,17 @@ STEPS: tuple[Step, ...] = (
         recipe=(
             "task",
             "data.columns",
-            "data.labels",
             "data.quoting",
             "data.window",
             "data.splits",
             "data.quarantine",
             "data.contract",
         ),
-        code=("components.validate", "regraft.reading"),
-        libraries=("great-expectations", "pandas", "pyarrow", "tokenizers"),
+        besides=("data.source", "base_model.source", "base_model.revision", "resources"),
+        libraries=("great-expectations", "numpy", "pandas", "pyarrow", "scipy", "tokenizers"),
         resources=Resources(cpu=2, memory="4Gi"),
         timeout_minutes=120,
+        pages=("data page",),
     ),
     Step(
         name="finetune",
@@ -61,62 +112,124 @@ STEPS: tuple[Step, ...] = (
         needs=("validate",),
         recipe=(
             "task",
-            "data.labels",
             "base_model.revision",
             "base_model.remote_code",
             "adapter",
             "training",
+            "gates.metric",
         ),
-        code=("components.finetune", "regraft.tasks"),
-        libraries=("accelerate", "peft", "tokenizers", "torch", "transformers"),
+        besides=("name", "owner", "base_model.source", "resources"),
+        libraries=(
+            "accelerate",
+            "huggingface-hub",
+            "numpy",
+            "peft",
+            "pyarrow",
+            "safetensors",
+            "scikit-learn",
+            "scipy",
+            "tokenizers",
+            "torch",
+            "transformers",
+        ),
         resources=Resources(cpu=2, memory="8Gi"),
         timeout_minutes=24 * 60,
+        pages=("MLflow run",),
+        asks=("MLflow",),
     ),
     Step(
         name="evaluate",
         summary="scores challenger and champion on the same holdout and gives a verdict",
         needs=("validate", "finetune"),
-        recipe=("task", "data.labels", "data.columns.slices", "gates"),
-        code=(
-            "components.evaluate",
-            "regraft.tasks",
-            "regraft.contest",
-            "regraft.gate",
-            "regraft.intervals",
-            "regraft.reading",
-        ),
-        libraries=("matplotlib", "numpy", "peft", "pyarrow", "scikit-learn", "scipy", "torch", "transformers"),
+        recipe=("task", "gates"),
+        besides=(*_CONTEST, "name", "owner"),
+        libraries=("matplotlib", *_CONTEST_LIBRARIES),
         resources=Resources(cpu=2, memory="8Gi"),
         timeout_minutes=120,
+        pages=("MLflow run", "report"),
+        asks=("MLflow",),
+        judges=True,
     ),
     Step(
         name="promote",
         summary="registers the challenger in MLflow and makes it champion in the ledger",
         needs=("validate", "finetune", "evaluate"),
         recipe=("name", "task", "promotion", "gates"),
-        code=(
-            "components.promote",
-            "regraft.tasks",
-            "regraft.contest",
-            "regraft.gate",
-            "regraft.intervals",
-            "regraft.reading",
-        ),
-        libraries=("mlflow-skinny", "peft", "torch", "transformers"),
+        besides=_CONTEST,
+        libraries=("mlflow-skinny", *_CONTEST_LIBRARIES),
         resources=Resources(cpu=1, memory="4Gi"),
         timeout_minutes=60,
+        pages=("MLflow run", "report"),
+        asks=("MLflow",),
+        approval=True,
+        server="MLflow",
     ),
     Step(
         name="deploy",
         summary="makes Triton serve what the ledger says",
         needs=("promote",),
-        recipe=("name", "task", "data.labels", "training.max_length", "serving", "gates.metric", "gates.margin"),
-        code=("components.deploy", "regraft.tasks", "regraft.intervals"),
-        libraries=("onnx", "onnxruntime", "openvino", "torch", "transformers"),
+        recipe=(
+            "name",
+            "task",
+            "training.max_length",
+            "serving",
+            "gates.metric",
+            "gates.margin",
+            "gates.confidence",
+        ),
+        besides=(*_MODEL, "training.seed"),
+        libraries=(
+            "numpy",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+            "openvino",
+            "peft",
+            "pyarrow",
+            "scikit-learn",
+            "scipy",
+            "tokenizers",
+            "torch",
+            "transformers",
+        ),
         resources=Resources(cpu=2, memory="4Gi"),
         timeout_minutes=60,
+        pages=("Triton model",),
+        asks=("MLflow", "Triton"),  # MLflow for its alias
+        server="Triton",
+        news="Triton serves the champion",
     ),
 )
+
+
+def steps(task: str) -> tuple[Step, ...]:
+    """The steps of a task's recipes: one that makes Triton follow is none of them where the task is not served."""
+    return tuple(step for step in STEPS if step.server != "Triton" or tasks.served(task))
+
+
+def followers(task: str) -> Mapping[str, Step]:
+    """What follows the ledger, each with its step. Triton first: where it refuses a champion the ledger changes, and
+    MLflow follows that."""
+    return {step.server: step for step in reversed(steps(task)) if step.server}
+
+
+SECRETS: Mapping[str, tuple[str, ...]] = {
+    "MLflow": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+    "Triton": ("REGRAFT_TRITON_TOKEN",),
+    "the runner": ("REGRAFT_WEBHOOK", "KFP_TOKEN"),
+}
+"""The variables by which one server knows who asks. Steps read foreign data and models: each gets those it needs."""
+
+
+def withheld(step: Step | None) -> frozenset[str]:
+    """The variables that a step and its follower do not get; None: what is no step, and asks no server."""
+    asked = step.asks if step else ()
+    return frozenset(name for server, names in SECRETS.items() if server not in asked for name in names)
+
+
+def variables(step: Step, environment: Mapping[str, str]) -> dict[str, str]:
+    """What a step, or its follower, gets of an environment where it is a process."""
+    return {name: value for name, value in environment.items() if name not in withheld(step)}
 
 
 def step(name: str) -> Step:
@@ -142,45 +255,53 @@ def threads(recipe: Recipe, step: Step) -> dict[str, str]:
     return {**dict.fromkeys(names, count), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
+def for_step(recipe: Recipe, step: Step) -> Recipe:
+    """The recipe as a step sees it: reading what the step does not declare raises NotDeclared."""
+    return narrowed.to((*_read(recipe, step), *step.besides), recipe, reader=f"step {step.name}")
+
+
+def _read(recipe: Recipe, step: Step) -> tuple[str, ...]:
+    """The fields of the recipe that determine the step's output."""
+    return (*step.recipe, *tasks.of(recipe.task).READS)
+
+
 def recipe_part(recipe: Recipe, step: Step) -> dict[str, object]:
     """The fields of the recipe that determine the step's output, as JSON values."""
-    whole = recipe.model_dump(mode="json")
-    part: dict[str, object] = {}
-    for field in step.recipe:
-        value = whole
-        for key in field.split("."):
-            value = value[key]
-        part[field] = value
-    return part
+    return {field: to_jsonable_python(operator.attrgetter(field)(recipe)) for field in _read(recipe, step)}
 
 
-def code_digest(step: Step) -> str:
-    """SHA-256 over the Python sources of the step's packages and modules."""
-    total = hashlib.sha256()
-    for name in step.code:
-        spec = importlib.util.find_spec(name)
-        if spec is None or not spec.origin:
-            raise BadInput(
-                f"the code of step {step.name} is not installed: {name}",
-                next="pip install 'regraft[components]'",
-            )
-        origin = Path(spec.origin)
-        for file in sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]:
-            total.update(f"{name}/{file.relative_to(origin.parent)}\n".encode() + file.read_bytes())
-    return total.hexdigest()
+def code_digest(step: Step, task: str) -> str:
+    """SHA-256 over the code that determines the step's output for a task. Raises BadInput where it is not installed."""
+    try:
+        return closure.digest(step.module, task=task)
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            f"the code of step {step.name} is not installed: {error.name}", next="pip install 'regraft[components]'"
+        ) from error
 
 
-def library_versions(step: Step) -> dict[str, str]:
-    """Versions of the libraries that determine the output, without local parts such as +cpu."""
-    versions = {}
-    for name in step.libraries:
+def library_versions(step: Step, task: str) -> dict[str, str]:
+    """Versions of the libraries that determine the output for a task. Raises BadInput where one is not installed."""
+    own = getattr(tasks.of(task), "LIBRARIES", {}).get(step.name, ())
+    return versions((*step.libraries, *own), of=f"step {step.name}")
+
+
+def versions(libraries: Iterable[str], *, of: str) -> dict[str, str]:
+    """Versions of distributions, without local parts such as +cpu. Raises BadInput, which names who needs one."""
+    by_name = {}
+    for name in libraries:
         try:
-            versions[name] = importlib.metadata.version(name).split("+")[0]
+            by_name[name] = _version(name).split("+")[0]
         except importlib.metadata.PackageNotFoundError as error:
-            raise BadInput(
-                f"step {step.name} needs the library {name}", next="pip install 'regraft[components]'"
-            ) from error
-    return versions
+            raise BadInput(f"{of} needs the library {name}", next="pip install 'regraft[components]'") from error
+    return by_name
+
+
+def _version(library: str) -> str:
+    """Its line of the metadata: to parse all of those, as importlib.metadata.version does, takes a millisecond each."""
+    metadata = importlib.metadata.distribution(library).read_text("METADATA") or ""
+    line = re.search(r"^Version: (\S+)", metadata, re.MULTILINE)
+    return line[1] if line else importlib.metadata.version(library)
 
 
 RUN_FORMAT = "%Y-%m-%dT%H-%M"

@@ -18,10 +18,10 @@ SWITCHES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
 def flags() -> tuple[str, ...]:
     """Those of `FLAGS` that this processor has; none where the system does not tell."""
     try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ()
-    line = re.search(r"^(?:flags|Features)\s*:(.*)$", told, re.MULTILINE)
+    line = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     words = set(line[1].split()) if line else set()
     return tuple(flag for flag in FLAGS if flag in words)
 

@@ -1,17 +1,31 @@
-"""The variables of the environment that name servers and folders: each is read and checked here, before any work."""
+"""The variables of the environment that name servers and folders, and what recipes may name: each is read and checked
+here, before any work."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from regraft import signing
 from regraft.errors import BadInput
 
+ROWS, GIB, SLICES = "REGRAFT_SOURCE_ROWS", "REGRAFT_SOURCE_GIB", "REGRAFT_SLICES"
+_MOST = {ROWS: 100_000_000, GIB: 64, SLICES: 1000}
+"""What data may ask for at most, where the operator says nothing else: more than any that a step could work on."""
+VARIABLES = ("REGRAFT_DATA", "REGRAFT_BASE_MODEL")
+"""What the locations of a recipe may always name: places, and no secrets."""
+PROTOCOLS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "package")
+"""By what they may name a place where nothing is said: what reaches no server of the inner network."""
+REMOTE_CODE = "REGRAFT_REMOTE_CODE"
 TRITON_EXAMPLE = "export REGRAFT_TRITON_URLS=127.0.0.1:8000,127.0.0.1:8010"
+TRITON_TOKEN = "REGRAFT_TRITON_TOKEN"  # noqa: S105 - the name of the variable
+TRITON_HEADER = "regraft-token"
+"""Who may load models may run code in Triton, so that takes this header with the token of that variable."""
 
 
 def mlflow(environment: Mapping[str, str] = os.environ) -> str:
@@ -25,6 +39,26 @@ def mlflow(environment: Mapping[str, str] = os.environ) -> str:
         )
     _server("MLFLOW_TRACKING_URI", uri, "http://HOST:5000")
     return uri.rstrip("/")
+
+
+def mlflow_login(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The header by which MLflow knows who asks, as its own client makes it; none where nothing is set.
+
+    It is of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, else of MLFLOW_TRACKING_TOKEN.
+    """
+    user, password, token = (environment.get(f"MLFLOW_TRACKING_{part}") for part in ("USERNAME", "PASSWORD", "TOKEN"))
+    if user and password:
+        pair = f"{user}:{password}".encode(errors="surrogateescape")
+        return {"Authorization": f"Basic {b64encode(pair).decode()}"}
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def most(name: str, environment: Mapping[str, str] = os.environ) -> int:
+    """The most rows or GiB that a source may have, or slices a column: one of ROWS, GIB, SLICES. Raises BadInput."""
+    value = environment.get(name, "").strip() or str(_MOST[name])
+    if not re.fullmatch(r"[1-9][0-9]{0,11}", value):
+        raise _wrong(name, repr(value), "is not a whole number from 1", str(_MOST[name]))
+    return int(value)
 
 
 def public(url: str) -> str:
@@ -84,6 +118,46 @@ def model_repository(folder: str, *, here: bool) -> Path:
     return path
 
 
+def variables(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The variables that recipes may name: `VARIABLES` and those of REGRAFT_VARIABLES. Raises BadInput."""
+    named = _listed("REGRAFT_VARIABLES", environment)
+    for name in named:
+        wrong = None
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            wrong = "is no name of a variable"
+        elif name.upper().startswith("AIRFLOW_"):
+            wrong = "is Airflow's own, whose variables hold its keys and connections"
+        if wrong:
+            raise _wrong("REGRAFT_VARIABLES", repr(name), wrong, "OUR_BUCKET,OUR_MODELS")
+    return (*VARIABLES, *named)
+
+
+def protocols(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The protocols that recipes may name: REGRAFT_PROTOCOLS, of which `file` is paths. Raises BadInput.
+
+    Where that says nothing, they are `PROTOCOLS`, and paths where steps are processes: in pods lie others' secrets.
+    """
+    named = _listed("REGRAFT_PROTOCOLS", environment)
+    for name in named:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*", name):
+            raise _wrong("REGRAFT_PROTOCOLS", repr(name), "is no protocol", ",".join((*PROTOCOLS, "file")))
+    pods = environment.get("REGRAFT_CLUSTER") or environment.get("KUBERNETES_SERVICE_HOST")  # which each pod has
+    return named or (PROTOCOLS if pods else (*PROTOCOLS, "file"))
+
+
+def remote_code(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The commits of the Hub whose Python code base models may run, each as repository@commit. Raises BadInput."""
+    named = _listed(REMOTE_CODE, environment)
+    for entry in named:
+        if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*@[0-9a-f]{40}", entry):
+            raise _wrong(REMOTE_CODE, repr(entry), "is not OWNER/NAME@COMMIT with all 40 digits", "OWNER/NAME@COMMIT")
+    return named
+
+
+def _listed(name: str, environment: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(filter(None, (entry.strip() for entry in environment.get(name, "").split(","))))
+
+
 def check(environment: Mapping[str, str] = os.environ) -> None:
     """Checks what is set, whichever step it is for: a later one would find it wrong after hours. Raises BadInput."""
     if environment.get("MLFLOW_TRACKING_URI", "").strip():
@@ -92,6 +166,13 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
         triton(urls)
     if folder := environment.get("REGRAFT_MODEL_REPOSITORY"):
         model_repository(folder, here=False)
+    triton_token(environment)
+    signing.check(environment)
+    variables(environment)
+    protocols(environment)
+    remote_code(environment)
+    for name in _MOST:
+        most(name, environment)
 
 
 def triton(urls: str) -> tuple[str, ...]:
@@ -109,11 +190,23 @@ def triton(urls: str) -> tuple[str, ...]:
                 next="export REGRAFT_TRITON_URLS=kubernetes:///regraft-triton-replicas.NAMESPACE:8000",
             ) from error
         return listed
-    found = tuple(_address(url, urls) for url in listed)
-    for address in found:
-        if found.count(address) > 1:
+    addresses = tuple(_address(url, urls) for url in listed)
+    for address in addresses:
+        if addresses.count(address) > 1:
             raise _wrong_triton(f"names {address} twice: {urls!r}")
-    return found
+    return addresses
+
+
+def triton_token(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Who has it may control Triton: REGRAFT_TRITON_TOKEN; None where it is not set or empty. Raises BadInput."""
+    token = environment.get(TRITON_TOKEN)
+    if token and not re.fullmatch(r"[!-~]+", token):
+        raise BadInput(
+            "the token has a space, a line's end or another character in it that no header takes",
+            where=TRITON_TOKEN,
+            next=f'export {TRITON_TOKEN}="$(openssl rand -hex 32)", for Triton and the steps alike',
+        )
+    return token or None
 
 
 def _address(url: str, urls: str) -> str:

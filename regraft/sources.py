@@ -2,68 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from regraft import fields, settings
+from regraft import locations, names, settings
 from regraft.errors import LASTING, BadInput, Temporary
 
 
-def variables(location: str) -> str:
-    """Puts environment variables into `${NAME}` and `${NAME:-default}`.
-
-    Raises:
-        BadInput: one is not set, or what comes out is no location.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        found = os.environ.get(match[1], match[2])
-        if found is None:
-            raise BadInput(
-                f"the environment variable {match[1]} is not set",
-                where=location,
-                next=f"export {match[1]}=...",
-            )
-        return found
-
-    return place(re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", value, location), where=location)
-
-
-def place(url: str, *, where: str | None = None) -> str:
-    """A URL or path in which there is no variable, or none any more. Raises BadInput where it is none."""
-    try:
-        return fields.resolved(url)
-    except ValueError as error:
-        raise BadInput(settings.public(str(error)), where=where or settings.public(url)) from error
-
-
 def expand(location: str) -> str:
-    """What a location of a recipe names: variables put in, and the file system's path for `package://`."""
-    location = variables(location)
-    if location.startswith("package://"):
-        name, _, path = location.removeprefix("package://").partition("/")
-        try:
-            spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError):  # such as __main__, which has none
-            spec = None
-        if spec is None or not spec.submodule_search_locations:
-            raise BadInput(
-                f"no installed package is imported as {name!r}",
-                where=location,
-                next="pip install the package that ships it",
-            )
-        return str(Path(next(iter(spec.submodule_search_locations))) / path)
-    return location
+    """What a location of a recipe names: see `locations.allowed`; and the file system's path for `package://`."""
+    url = locations.allowed(location)
+    return locations.package(url, where=location) if url.startswith("package://") else url
 
 
 @contextmanager
@@ -111,14 +68,15 @@ def unreachable(error: BaseException) -> bool:
     return type(error).__module__.split(".")[0] in libraries
 
 
-def filesystem(url: str) -> tuple[Any, str]:
+def filesystem(url: str, **options: Any) -> tuple[Any, str]:
     """The fsspec file system of a URL or path, listings never cached, and the path in it."""
     import fsspec
 
-    place(url)
+    locations.place(url)
     if url.startswith(("s3://", "s3a://")):
         settings.aws_endpoint()
-    options = {} if "://" not in url or url.startswith("file://") else {"use_listings_cache": False}
+    if "://" in url and not url.startswith("file://"):
+        options["use_listings_cache"] = False
     try:
         return fsspec.core.url_to_fs(url, **options)  # type: ignore[no-any-return]
     except (ConnectionError, TimeoutError, socket.gaierror) as error:  # some log in when they are made
@@ -140,7 +98,7 @@ def _listing(location: str) -> Iterator[None]:
         raise BadInput(what, where=location) from error
 
 
-class Found(NamedTuple):
+class Listed(NamedTuple):
     """What a location names.
 
     Attributes:
@@ -156,69 +114,82 @@ class Found(NamedTuple):
     unread: list[str]
 
 
-def look(location: str, suffixes: tuple[str, ...] = ()) -> Found:
-    """What a location names: itself, the matches of a glob, or all below a directory.
+def opened(location: str) -> tuple[Any, str]:
+    """The file system of a recipe's location, and the path in it. Raises BadInput."""
+    url = expand(location)
+    own = {"get_client": locations.outward} if url.startswith(("http://", "https://")) else {}
+    with reading(location):
+        return filesystem(url, **own)
+
+
+def look(location: str, suffixes: tuple[str, ...] = ()) -> Listed:
+    """What a location of a recipe names: see `listed`. Raises BadInput, also where it may not name it."""
+    system, path = opened(location)
+    return listed(system, path, suffixes, where=location)
+
+
+def listed(system: Any, path: str, suffixes: tuple[str, ...] = (), *, where: str) -> Listed:
+    """What a path names: itself, the matches of a glob, or all below a directory.
 
     Args:
-        location: as in a recipe, before `expand`.
         suffixes: below a directory, only files that end so count, in capitals too. A folder that a glob matches counts
             if it ends so, as Spark writes `reviews.parquet/`.
 
     Raises:
         BadInput: nothing is there, or nothing that counts.
     """
-    url = expand(location)
-    with reading(location), _listing(location):
-        system, path = filesystem(url)
+    with reading(where), _listing(where):
         root, pattern = path.rpartition("/")[0], path
         if wild := re.search(r"[*?[]", path):
             root = path[: wild.start()].rpartition("/")[0]
-            found, others = _matched(system, path, suffixes)
+            matched, others = _matched(system, path, suffixes)
         elif system.isdir(path):
             root = pattern = path
-            found, others = _data_below(system, path, suffixes)
+            matched, others = _data_below(system, path, suffixes)
         else:
             system.info(path)
-            found, others = [path], []
+            matched, others = [path], []
     pattern = _below(root, pattern)
-    hidden = [name for name in (_below(root, p) for p in [*sorted(set(found)), *others]) if _hidden(name, pattern)]
+    hidden = [name for name in (_below(root, p) for p in [*sorted(set(matched)), *others]) if _hidden(name, pattern)]
     unread = [name for name in (_below(root, p) for p in others) if not _hidden(name, pattern)]
-    paths = sorted(p for p in set(found) if not _hidden(_below(root, p), pattern))
+    paths = sorted(p for p in set(matched) if not _hidden(_below(root, p), pattern))
     if not paths:
         what = f"no file matches; what is there is {some(hidden + unread)}" if hidden + unread else "no file matches"
         ends = f", and files end in {', '.join(suffixes)}" if suffixes and unread else ""
         rule = ". Parts of a path that start with . or _ do not count" if hidden else ""
-        raise BadInput(what + ends + rule, where=location, next=f"check the location; it was read as {url}")
-    return Found(system, paths, hidden, unread)
+        held = " && ".join(f"echo ${name}" for name in locations.variables(where))
+        mend = f"check the location, also as it was read: {held}" if held else "check the location"
+        raise BadInput(what + ends + rule, where=where, next=mend)
+    return Listed(system, paths, hidden, unread)
 
 
 def _matched(system: Any, pattern: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """The files that a glob names, and what somebody may think that it names."""
-    found, others = [], []
+    matched, others = [], []
     for path, info in sorted(system.glob(pattern, detail=True).items()):
         folder = _is_folder(path, info)
         if folder and suffixes and path.lower().endswith(suffixes):
-            found += _data_below(system, path, suffixes)[0]
+            matched += _data_below(system, path, suffixes)[0]
         elif not folder and not _is_no_file(system, path):
-            found.append(path)
+            matched.append(path)
         elif "**" not in pattern:
             others.append(path)
     parent, _, name = pattern.rpartition("/")
     if suffixes and name.strip("*"):  # B.CSV and b.csv.zst beside *.csv
         beside = system.glob(f"{parent}/*", detail=True).items()
-        files = [path for path, info in beside if path not in found and not _is_folder(path, info)]
+        files = [path for path, info in beside if path not in matched and not _is_folder(path, info)]
         others += [
             path for path in files if path not in others and fnmatchcase(Path(path).name.lower(), f"{name.lower()}*")
         ]
-    return found, others
+    return matched, others
 
 
 def _data_below(system: Any, folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """Files below a folder that end in a suffix, and others. One that may not be looked into is an error."""
     walked = {"on_error": "raise"} if "file" in system.protocol else {}  # fsspec would pass over it
     below = sorted(path for path in system.find(folder, **walked) if not path.endswith("/"))
-    found = [path for path in below if path.lower().endswith(suffixes or "") and not _is_no_file(system, path)]
-    return found, sorted(set(below) - set(found))
+    data = [path for path in below if path.lower().endswith(suffixes or "") and not _is_no_file(system, path)]
+    return data, sorted(set(below) - set(data))
 
 
 def _is_folder(path: str, info: dict[str, Any]) -> bool:
@@ -264,11 +235,19 @@ def files(location: str, suffixes: tuple[str, ...] = ()) -> list[tuple[Any, str]
 
 def digest(location: str, suffixes: tuple[str, ...] = ()) -> str:
     """SHA-256 over the contents of all files of a location, in the order of their paths; the paths do not count."""
-    total = hashlib.sha256()
-    for system, path in files(location, suffixes):
-        with reading(location), system.open(path, "rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
+    return combined(digests(location, look(location, suffixes)))
+
+
+def combined(each: Iterable[bytes]) -> str:
+    """SHA-256 over those of several files."""
+    return hashlib.sha256(b"".join(each)).hexdigest()
+
+
+def digests(location: str, found: Listed) -> Iterator[bytes]:
+    """SHA-256 of each file of a location, in the order of their paths."""
+    for path in found.paths:
+        with reading(location), found.system.open(path, "rb") as file:
+            yield hashlib.file_digest(file, "sha256").digest()
 
 
 MODEL_FILES = (
@@ -284,70 +263,55 @@ MODEL_FILES = (
 )
 
 
-def pinned(location: str, revision: str | None) -> None:
-    """Raises BadInput where variables made a base model one of the Hub: the recipe could not ask for its revision."""
-    if location.startswith("hf://") and not revision:
+def base_model(location: str, revision: str | None) -> str:
+    """What the location of a base model names, as `locations.allowed`.
+
+    Raises:
+        BadInput: it may not; or variables made it one of the Hub, whose revision the recipe could not ask for.
+    """
+    url = locations.allowed(location)
+    if url.startswith("hf://") and not revision:
         raise BadInput(
             "a Hub model needs revision, the full 40-digit commit, so that it cannot change",
             where=location,
             next="name it in the recipe itself, without a variable, and its revision below",
         )
+    return url
 
 
 def base_model_digest(location: str, revision: str | None) -> str:
-    """What pins a base model: its commit on the Hub, else the digest of its files.
+    """What pins a base model: its commit on the Hub, else the digest of its files, wherever they are.
 
-    An installed package's files are taken by the digests in its RECORD, so that gigabytes are not read at each step; a
-    copy of them in a folder or bucket has the same digest.
+    Those of an installed package are read as well: its RECORD may say what it likes of them.
     """
-    location = variables(location)
-    pinned(location, revision)
+    url = base_model(location, revision)
     if revision:
-        return hashlib.sha256(f"{location}@{revision}".encode()).hexdigest()
-    if location.startswith("package://"):
-        recorded = _recorded(location)
-        if recorded:
-            return hashlib.sha256(b"".join(recorded)).hexdigest()
+        return hashlib.sha256(f"{url}@{revision}".encode()).hexdigest()
     return digest(location, MODEL_FILES)
-
-
-def _recorded(location: str) -> list[bytes]:
-    """SHA-256 of each file below a package:// location in the order of their paths, from its distribution's RECORD."""
-    name, _, path = location.removeprefix("package://").partition("/")
-    expand(location)  # a package that is not there is an error
-    prefix = f"{name}/{path}".rstrip("/") + "/"
-    try:
-        entries = importlib.metadata.files(name) or []
-    except importlib.metadata.PackageNotFoundError:  # the distribution has another name than its package
-        return []
-    found = [e for e in entries if str(e).startswith(prefix) and str(e).lower().endswith(MODEL_FILES)]
-    found = [e for e in found if not _hidden(str(e).removeprefix(prefix), "")]
-    if not found or not all(e.hash and e.hash.mode == "sha256" for e in found):
-        return []
-    return [base64.urlsafe_b64decode(f"{e.hash.value}==") for e in sorted(found, key=str) if e.hash]
 
 
 def pretrained(location: str, revision: str | None, folder: Path) -> tuple[str, dict[str, Any]]:
     """The first argument and the keywords of `from_pretrained` for a base model.
 
     Args:
-        folder: where files of a bucket are downloaded to; local files stay where they are.
+        folder: where files of a bucket are downloaded to, or were by `base_model.compared`; local files stay where they
+            are. A champion was made there by `regraft.bases`.
     """
-    location = variables(location)
-    if location.startswith("hf://"):
-        return location.removeprefix("hf://"), {"revision": revision}
-    found = files(location, MODEL_FILES)
-    url = expand(location)
-    system, path = filesystem(url)
+    if locations.champion(location) is not None:
+        return str(folder), {}
+    url = base_model(location, revision)
+    if url.startswith("hf://"):
+        if any(folder.glob("*")):
+            return str(folder), {}
+        return url.removeprefix("hf://"), {"revision": revision}
+    found = look(location, MODEL_FILES)
+    system, path = opened(location)
     if "file" not in system.protocol:
-        with reading(location):
-            for _, name in found:
-                target = folder / Path(name).relative_to(path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                system.get_file(name, str(target))
+        if not any(folder.glob("*")):
+            download(location, path, found, folder)
         path = str(folder)
-    gguf = [Path(name).name for _, name in found if name.endswith(".gguf")]
-    weights = [name for _, name in found if name.endswith(".safetensors")]
+    gguf = [Path(name).name for name in found.paths if name.endswith(".gguf")]
+    weights = [name for name in found.paths if name.endswith(".safetensors")]
     if not weights and not gguf:
         raise BadInput("no .safetensors and no .gguf file; pickled weights are never loaded", where=location)
     if weights:
@@ -359,3 +323,24 @@ def pretrained(location: str, revision: str | None, folder: Path) -> tuple[str, 
             next="pip install 'regraft[gguf]' where the steps run, or convert the base model to .safetensors",
         )
     return path, {"gguf_file": gguf[0]}
+
+
+def download(location: str, path: str, found: Listed, folder: Path) -> Listed:
+    """Brings files of a bucket into a folder, and gives them as they lie there, in the same order.
+
+    Args:
+        path: of the location, as its file system names it.
+
+    Raises:
+        BadInput: a name would leave the folder; then none is brought.
+    """
+    for name in found.hidden:
+        names.inside(name, where=location)
+    below = path.rstrip("/") + "/"
+    there = [name.removeprefix(below) if name.startswith(below) else Path(name).name for name in found.paths]
+    targets = [names.joined(folder, name, where=location) for name in there]
+    with reading(location):
+        for name, target in zip(found.paths, targets, strict=True):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            found.system.get_file(name, str(target))
+    return Listed(filesystem(str(folder))[0], [str(target) for target in targets], [], [])

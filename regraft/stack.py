@@ -1,17 +1,19 @@
 """The laptop stack: an MLflow server on SQLite and a Triton server, on loopback, both started and stopped from here.
 
 What runs is written to `.regraft/stack.json`, so that `up` is idempotent and `down` stops exactly what `up` started.
+Triton's token lies in `.regraft/triton.token`, which only its owner may read: without it, a page in the browser of who
+works here could have code loaded.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,21 +21,30 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from regraft import settings
+from regraft import servers, settings
 from regraft.errors import BadInput, Temporary
 
 HOME = Path(".regraft")
 TRITONSERVER = Path(".cache/tritonserver")
 READY_SECONDS = 120
+TRIES = 5
+"""How often a server is started whose port another takes first."""
 STOP_SECONDS = 40
 
 
+MARK = "REGRAFT_STACK_MARK"
+"""Variable of a server's environment that says which `up` started it."""
+
+
 class Server(BaseModel):
-    """A server of the stack: the process, told apart from a later one of the same pid by when it was created."""
+    """A server of the stack: the process, told apart from a later one of the same pid by a mark in its environment.
+
+    Not by when it was created: that moves when the clock is set.
+    """
 
     url: str
     pid: int
-    created: float
+    mark: str
     log: str
     ports: dict[str, int]
 
@@ -43,9 +54,20 @@ class Server(BaseModel):
 
         try:
             process = psutil.Process(self.pid)
-            return process.create_time() == self.created and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+            return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == self.mark
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # gone; or somebody else's by now
             return False
+
+    @property
+    def lost(self) -> set[int]:
+        """Those of its ports on which another listens: whoever asks there is answered by a stranger."""
+        import psutil
+
+        answered = {port for port in self.ports.values() if _answered(port)}
+        for member in _family(self.pid) if answered else ():
+            with suppress(psutil.NoSuchProcess):
+                answered -= {each.laddr.port for each in member.net_connections("tcp") if each.status == "LISTEN"}
+        return answered
 
 
 class Stack(BaseModel):
@@ -57,9 +79,6 @@ class Stack(BaseModel):
     @property
     def running(self) -> bool:
         return bool(self.mlflow and self.mlflow.alive and self.triton and self.triton.alive)
-
-
-HEALTH = {"mlflow": "/health", "triton": "/v2/health/ready"}
 
 
 def read(home: Path = HOME) -> Stack:
@@ -81,28 +100,31 @@ def environment(home: Path = HOME) -> dict[str, str]:
         Temporary: neither the environment names servers nor is the stack up.
         BadInput: what the environment names is no server.
     """
-    given = {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", "REGRAFT_TRITON_URLS") if name in os.environ}
-    found = {
+    exported = {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", "REGRAFT_TRITON_URLS") if name in os.environ}
+    token = settings.triton_token() if "REGRAFT_TRITON_URLS" in exported else triton_token(home)
+    variables = {
         "REGRAFT_MODEL_REPOSITORY": str((home / "models").absolute()),
         "REGRAFT_TRITONSERVER": str(TRITONSERVER.absolute()),
     }
-    if len(given) < 2:
+    if len(exported) < 2:
         stack = read(home)
         if not (stack.running and stack.mlflow and stack.triton):
-            missing = " and ".join(sorted({"MLFLOW_TRACKING_URI", "REGRAFT_TRITON_URLS"} - set(given)))
+            missing = " and ".join(sorted({"MLFLOW_TRACKING_URI", "REGRAFT_TRITON_URLS"} - set(exported)))
+            ended = [server.log for server in (stack.mlflow, stack.triton) if server and not server.alive]
             raise Temporary(
-                f"no MLflow server and no Triton server are up, and the environment does not name any ({missing})",
+                f"no MLflow server and no Triton server are up, and the environment does not name any ({missing})"
+                + (f"; what was started has ended, see {' and '.join(ended)}" if ended else ""),
                 where=str(home / "stack.json"),
                 state="nothing was started",
                 next="regraft up",
             )
-        found["MLFLOW_TRACKING_URI"] = stack.mlflow.url
-        found["REGRAFT_TRITON_URLS"] = stack.triton.url.removeprefix("http://")
-    named = {name: os.environ.get(name, value) for name, value in {**found, **given}.items()}
+        variables["MLFLOW_TRACKING_URI"] = stack.mlflow.url
+        variables["REGRAFT_TRITON_URLS"] = stack.triton.url.removeprefix("http://")
+    named = {name: os.environ.get(name, value) for name, value in {**variables, **exported}.items()}
     settings.mlflow(named)  # here, before the first step works for hours
     settings.triton(named["REGRAFT_TRITON_URLS"])
     settings.model_repository(named["REGRAFT_MODEL_REPOSITORY"], here=True)
-    return named
+    return {**named, settings.TRITON_TOKEN: token} if token else named
 
 
 def up(*, home: Path = HOME, say: Callable[[str], None]) -> Stack:
@@ -128,17 +150,22 @@ def up(*, home: Path = HOME, say: Callable[[str], None]) -> Stack:
         setattr(stack, name, server)
         _write(home, stack)  # before it is ready, so that `down` finds it whatever happens now
         say(f"{name}: starting at {server.url}")
-    for name in ("mlflow", "triton"):
-        server = getattr(stack, name)
-        _wait(name, server)
+    for name, start in (("mlflow", _mlflow), ("triton", _triton)):
+        for _ in range(TRIES):
+            if not (lost := _wait(name, getattr(stack, name))):
+                break
+            _end(getattr(stack, name))
+            setattr(stack, name, start(home))
+            _write(home, stack)
+            say(f"{name}: another took port {lost.pop()} first, starting at {getattr(stack, name).url}")
+        else:
+            raise Temporary(f"others took {name}'s ports {TRIES} times", next="regraft down, then regraft up")
         say(f"{name}: ready")
     return stack
 
 
 def down(*, home: Path = HOME, say: Callable[[str], None]) -> bool:
     """Stops what `up` started, and nothing else; False when nothing ran."""
-    import psutil
-
     stack = read(home)
     stopped = False
     for name in ("triton", "mlflow"):
@@ -146,18 +173,34 @@ def down(*, home: Path = HOME, say: Callable[[str], None]) -> bool:
         if not (server and server.alive):
             continue
         stopped = True
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(server.pid)
-            family = [process, *process.children(recursive=True)]
-            process.terminate()
-            with suppress(psutil.TimeoutExpired):
-                process.wait(STOP_SECONDS)
-            for member in family:
-                with suppress(psutil.NoSuchProcess):
-                    member.kill()
+        _end(server)
         say(f"{name}: stopped")
     (home / "stack.json").unlink(missing_ok=True)
     return stopped
+
+
+def _end(server: Server) -> None:
+    import psutil
+
+    family = _family(server.pid) if server.alive else []
+    for process in family[:1]:
+        with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            process.terminate()
+            process.wait(STOP_SECONDS)
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _family(pid: int) -> list[Any]:
+    """A process and all that it started; none where it is gone."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _mlflow(home: Path) -> Server:
@@ -181,7 +224,24 @@ def _triton(home: Path) -> Server:
     ports = {"http": http, "grpc": grpc, "metrics": free_port(8002, http, grpc)}
     command = [sys.executable, "-m", "components.deploy.serve", f"--repository={(home / 'models').absolute()}"]
     command.append(f"--restart={_deaths(home).absolute()}")
-    return _start("triton", command + [f"--{name}-port={port}" for name, port in ports.items()], home, ports, {})
+    token = settings.triton_token() or triton_token(home) or secrets.token_hex(32)
+    with open(_token_file(home), "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(token)
+    command += [f"--{name}-port={port}" for name, port in ports.items()]
+    return _start("triton", command, home, ports, {settings.TRITON_TOKEN: token})
+
+
+def _token_file(home: Path) -> Path:
+    return home / "triton.token"
+
+
+def triton_token(home: Path) -> str | None:
+    """What the stack's Triton knows by who may control it; None where it has never been started."""
+    try:
+        return settings.triton_token({settings.TRITON_TOKEN: _token_file(home).read_text().strip()})
+    except FileNotFoundError:
+        return None
 
 
 def deaths(home: Path = HOME) -> list[str]:
@@ -198,21 +258,20 @@ def _deaths(home: Path) -> Path:
 
 
 def _start(name: str, command: list[str], home: Path, ports: dict[str, int], variables: Mapping[str, str]) -> Server:
-    import psutil
-
-    log = home / "logs" / f"{name}.log"
+    log, mark = home / "logs" / f"{name}.log", uuid.uuid4().hex
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
-            env={**os.environ, **variables},
+            env={**os.environ, **variables, MARK: mark},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    created = psutil.Process(process.pid).create_time()
-    url = f"http://127.0.0.1:{ports['http']}"
-    return Server(url=url, pid=process.pid, created=created, log=str(log), ports=ports)
+    server = Server(url=f"http://127.0.0.1:{ports['http']}", pid=process.pid, mark=mark, log=str(log), ports=ports)
+    while not server.alive and process.poll() is None:  # for an instant after exec a process has no environment yet
+        time.sleep(0.001)
+    return server
 
 
 def free_port(wanted: int, *taken: int) -> int:
@@ -221,17 +280,27 @@ def free_port(wanted: int, *taken: int) -> int:
         with socket.socket() as probe, suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
-            found = int(probe.getsockname()[1])
-            if found not in taken:
-                return found
+            bound = int(probe.getsockname()[1])
+            if bound not in taken:
+                return bound
     raise Temporary("no free port on loopback", next="regraft up")
 
 
-def _wait(name: str, server: Server) -> None:
+def _answered(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait(name: str, server: Server) -> set[int]:
+    """Waits until a server is ready; gives the ports that others took first, and then it will never be."""
     deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline and server.alive:
-        with suppress(OSError), urllib.request.urlopen(server.url + HEALTH[name], timeout=5):  # noqa: S310  loopback
-            return
+    while True:
+        ready, alive = servers.ready(name, server.url), server.alive
+        if (lost := server.lost) or (ready and alive):
+            return lost
+        if not alive or time.monotonic() > deadline:
+            break
         time.sleep(0.1)
     what = "ended" if not server.alive else f"did not answer within {READY_SECONDS} s"
     tail = "\n".join(Path(server.log).read_text(errors="replace").splitlines()[-15:])
@@ -242,14 +311,3 @@ def _write(home: Path, stack: Stack) -> None:
     fresh = home / f".stack-{os.getpid()}.json"
     fresh.write_text(stack.model_dump_json(indent=1))
     fresh.replace(home / "stack.json")
-
-
-def ask(url: str, *, body: Mapping[str, Any] | None = None, timeout: float = 10) -> Any:
-    """The JSON that a server answers; None where it does not answer or knows no such thing."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
-            return json.loads(answer.read() or b"{}")
-    except (OSError, ValueError):
-        return None

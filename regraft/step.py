@@ -3,13 +3,14 @@
 A component's `__main__.py` calls `main` with two functions:
 
 - `inputs(context)` gives the digest of everything the step reads. It must be quick: it is all that a cached step does.
-- `work(context)` does the step's work in `context.scratch`, leaves the files to publish in `context.out` and returns an
-  `Outcome`. It runs only when the store has no complete result for this identity.
+- `work(context)`, when the identity is known, does the step's work in `context.scratch`, leaves the files to publish in
+  `context.out` and returns an `Outcome`. It runs only when the store has no complete result for this identity.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -21,17 +22,19 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from regraft import pipeline, processor, recipe, settings
-from regraft.errors import BadInput, Exit, NotFound, Refused, RegraftError, Temporary
-from regraft.ledger import Ledger
-from regraft.recipe import Recipe
-from regraft.store import Cost, Manifest, Store, sha256
+from regraft import escaped, locations, pipeline, processor, recipe, settings, snapshot
+from regraft.digests import sha256
+from regraft.errors import AlreadyExists, BadInput, Exit, NotFound, Refused, RegraftError, Temporary
+from regraft.ledger import Entry, Ledger
+from regraft.manifest import Cost, Manifest, Refusal
+from regraft.parts import Recipe
+from regraft.store import Store
 
 
 @dataclass(kw_only=True)
@@ -42,47 +45,42 @@ class Outcome:
     measured: dict[str, Any] = field(default_factory=dict)
     views: tuple[str, ...] = ()
     refused: str | None = None
+    refused_by: Refusal | None = None
+
+    def __post_init__(self) -> None:
+        if (self.refused is None) != (self.refused_by is None):
+            raise ValueError("`refused` and `refused_by` belong together")
 
 
 @dataclass(kw_only=True)
 class Context:
-    """What a step knows: its recipe, its store, its run, and folders of its own."""
+    """What a step knows before its identity: the recipe, as far as the step declares it, store, run, and scratch."""
 
     recipe: Recipe
     store: Store
     run: str
     step: pipeline.Step
     scratch: Path
-    identity: str = ""
-    inputs: dict[str, str] = field(default_factory=dict)
-    on_terminate: Callable[[], None] | None = None
-    """Called at SIGTERM instead of stopping at once, by a step that has something to save first."""
-    _progress: tuple[float, float] = (0.0, 0.0)
+    recipe_sha256: str = ""
+    """Digest of the recipe's file, by which the store keeps it."""
+    ledger: Ledger = field(init=False)
+    _results: dict[str, Manifest] = field(init=False, default_factory=dict)
+    _progress: tuple[float, float] = field(init=False, default=(0.0, 0.0))
 
-    @property
-    def out(self) -> Path:
-        """The folder whose files are published."""
-        folder = self.scratch / "out"
-        folder.mkdir(exist_ok=True)
-        return folder
-
-    @property
-    def prefix(self) -> str:
-        """Where this step's result stands in the store."""
-        return f"{self.step.name}/{self.identity}"
-
-    @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.store)
+    def __post_init__(self) -> None:
+        self.recipe = pipeline.for_step(self.recipe, self.step)
+        self.ledger = Ledger(self.store)
 
     def result(self, step: str) -> Manifest:
-        """The manifest of a step before this one, in this run.
+        """The manifest of a step before this one, in this run; read once.
 
         Raises:
             Refused: that step was refused by a gate.
             BadInput: that step has not run.
         """
-        return upstream(self.store, self.run, step, command=self._command(step))
+        if step not in self._results:
+            self._results[step] = upstream(self.store, self.run, step, command=self._command(step))
+        return self._results[step]
 
     def fetch(self, manifest: Manifest, *only: str) -> Path:
         """Downloads files of a result, checked, and gives the folder they are in."""
@@ -103,6 +101,28 @@ class Context:
         return f"python -m components.{step} --recipe RECIPE --store {self.store.url} --run {self.run}"
 
 
+@dataclass(kw_only=True)
+class Work(Context):
+    """What a step knows when it works: also the digests of its inputs, its identity, and where its results go."""
+
+    inputs: dict[str, str]
+    identity: str
+    on_terminate: Callable[[], None] | None = None
+    """Called at SIGTERM instead of stopping at once, by a step that has something to save first."""
+
+    @property
+    def out(self) -> Path:
+        """The folder whose files are published."""
+        folder = self.scratch / "out"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @property
+    def prefix(self) -> str:
+        """Where this step's result stands in the store."""
+        return f"{self.step.name}/{self.identity}"
+
+
 def result_of(store: Store, step: str, identity: str) -> Manifest:
     """The manifest of a step's result by its identity. Raises NotFound."""
     manifest = store.manifest(f"{step}/{identity}")
@@ -115,29 +135,48 @@ def result_of(store: Store, step: str, identity: str) -> Manifest:
     return manifest
 
 
+def bound(store: Store, entry: Entry) -> Manifest:
+    """The finetune that an entry made champion.
+
+    Raises:
+        NotFound: the store lacks it.
+        BadInput: it is not what became champion, or the verdict behind it is another: files and manifest were replaced.
+    """
+    trained = result_of(store, "finetune", entry.model)
+    pairs = [("finetune", entry.model, trained.digest, entry.model_digest)]
+    if entry.verdict_digest and (judged := store.manifest(f"evaluate/{entry.evaluation}")):
+        verdict = judged.outputs.get("verdict.json")
+        pairs.append(("evaluate", entry.evaluation, verdict.sha256 if verdict else "none", entry.verdict_digest))
+    for step, identity, digest, named in pairs:
+        if named not in (None, digest):
+            raise BadInput(
+                f"is not what version {entry.version} became champion by: its digest is {digest[:12]}, and the ledger's"
+                f" entry {entry.sequence} names {str(named)[:12]}",
+                where=store.where(f"{step}/{identity}"),
+                state="nothing was changed, and what is served serves on",
+                next="find out who replaced it, and bring it back from the bucket's version history",
+            )
+    return trained
+
+
 def upstream(store: Store, run: str, step: str, *, command: str | None = None) -> Manifest:
     """The manifest that a run's pointer for a step names. Raises Refused, BadInput."""
     try:
-        pointer = store.read_json(f"runs/{run}/{step}.json")
+        pointer = store.pointer(run, step)
     except NotFound as error:
         raise NotFound(
             f"step {step} has not run in run {run}",
             where=store.where(f"runs/{run}/{step}.json"),
             next=command,
         ) from error
-    if pointer["state"] == "failed":
-        raise NotFound(f"step {step} failed in run {run}: {pointer['error']}", next=command)
-    manifest = result_of(store, step, pointer["identity"])
+    if pointer.state == "begun":
+        raise NotFound(f"step {step} has not ended in run {run}: it is at work, or was killed", next=command)
+    if pointer.state == "failed":
+        raise NotFound(f"step {step} failed in run {run}: {pointer.error}", next=command)
+    manifest = result_of(store, step, pointer.identity or "")
     if manifest.refused:
         raise Refused(f"{step} refused run {run}: {manifest.refused}", where=store.where(f"runs/{run}"))
     return manifest
-
-
-def recipe_of(store: Store, run: str) -> Recipe:
-    """The recipe as it was when a run began. Raises NotFound, and BadInput where it holds no longer."""
-    key = f"runs/{run}/recipe.yaml"
-    mend = "start a new run: regraft run RECIPE  (another version of regraft took what this one refuses)"
-    return recipe.parse(store.read(key).decode(), where=store.where(key), next=mend)
 
 
 class _Terminated(BaseException):
@@ -150,8 +189,8 @@ def identity_document(step: pipeline.Step, recipe: Recipe, inputs: dict[str, str
         "step": step.name,
         "inputs": inputs,
         "recipe": pipeline.recipe_part(recipe, step),
-        "code": pipeline.code_digest(step),
-        "libraries": pipeline.library_versions(step),
+        "code": pipeline.code_digest(step, recipe.task),
+        "libraries": pipeline.library_versions(step, recipe.task),
     }
 
 
@@ -159,14 +198,15 @@ def main(
     name: str,
     *,
     inputs: Callable[[Context], dict[str, str]],
-    work: Callable[[Context], Outcome],
-    verify: Callable[[Context, Manifest], bool] | None = None,
+    work: Callable[[Work], Outcome],
+    verify: Callable[[Work, Manifest], bool] | None = None,
 ) -> NoReturn:
     """Runs a step from the command line and ends the process with one of the exit codes.
 
     Args:
         verify: asked before a cached result is used, by a step whose effect lies outside the store; False: run again.
     """
+    escaped.stderr(locations.as_written)
     step = pipeline.step(name)
     parser = argparse.ArgumentParser(prog=f"python -m components.{name}", description=f"regraft step: {step.summary}.")
     parser.add_argument("--recipe", required=True, help="the recipe's YAML file")
@@ -174,19 +214,22 @@ def main(
     parser.add_argument("--run", required=True, help="run id: the end of the data window, such as 2026-11-24T03-00")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", FutureWarning)  # what libraries will change is for those who program
-    sys.exit(_run(step, Path(arguments.recipe), arguments.store, arguments.run, inputs, work, verify))
+    code = _run(step, Path(arguments.recipe), arguments.store, arguments.run, inputs, work, verify)
+    gc.freeze()  # the interpreter would search all it holds for cycles before it ends
+    sys.exit(code)
 
 
 def follow_main(name: str, *, follow: Callable[[Recipe, Store, bool], tuple[dict[str, Any], bool]]) -> NoReturn:
     """Compares a server with the ledger from the command line, and with --repair makes it follow; prints JSON.
 
     Ends the process with 0 where the server agrees, or does now, with 10 where it differs, or as an error says. The
-    recipe given names the model; how that is served says the recipe of the champion's own run, which has been tried.
+    recipe given names the model; how that is served says the recipe that the champion was deployed with.
 
     Args:
         name: of the component that the server is the business of.
         follow: given recipe, store and whether to repair, gives what to print, and whether the server agrees.
     """
+    escaped.stderr(locations.as_written)
     about = "Says where a server differs from the ledger."
     parser = argparse.ArgumentParser(prog=f"python -m components.{name}.follow", description=about)
     parser.add_argument("--recipe", required=True, help="the recipe's YAML file")
@@ -194,16 +237,16 @@ def follow_main(name: str, *, follow: Callable[[Recipe, Store, bool], tuple[dict
     parser.add_argument("--repair", action="store_true", help="make it follow, instead of only naming what differs")
     arguments = parser.parse_args()
     try:
-        declared = recipe.load(arguments.recipe)
+        declared = recipe.load(arguments.recipe, environment=None)  # it asks for nothing: what is served has to follow
         store = Store(arguments.store, declared.name)
         if head := Ledger(store).head():
             with suppress(BadInput):  # somebody may have removed old runs, or an older regraft took what this refuses
-                declared = recipe_of(store, head.run)
-        found, agrees = follow(declared, store, arguments.repair)
+                declared = snapshot.of_champion(store, head.model, head.run)
+        document, agrees = follow(declared, store, arguments.repair)
     except RegraftError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit)
-    print(json.dumps(found))
+    print(json.dumps(document))
     sys.exit(Exit.DONE if agrees else Exit.REFUSED)
 
 
@@ -213,14 +256,15 @@ def _run(
     url: str,
     run: str,
     inputs: Callable[[Context], dict[str, str]],
-    work: Callable[[Context], Outcome],
-    verify: Callable[[Context, Manifest], bool] | None,
+    work: Callable[[Work], Outcome],
+    verify: Callable[[Work, Manifest], bool] | None,
 ) -> Exit:
     context: Context | None = None
+    begun: list[Work] = []
 
     def terminate(signum: int, frame: FrameType | None) -> None:
-        if context is not None and context.on_terminate is not None:
-            context.on_terminate()
+        if begun and begun[0].on_terminate is not None:
+            begun[0].on_terminate()
         else:
             raise _Terminated
 
@@ -234,14 +278,14 @@ def _run(
         return wrong.exit
     with tempfile.TemporaryDirectory(prefix=f"regraft-{step.name}-", dir=below) as scratch:
         try:
-            declared = recipe.load(path)
+            content = recipe.read(path)
+            declared = recipe.parse(recipe.decode(content, where=str(path)), where=str(path))
             pipeline.run_time(run)
             os.environ.update(pipeline.threads(declared, step))
             store = Store(url, declared.name)
             context = Context(recipe=declared, store=store, run=run, step=step, scratch=Path(scratch))
-            snapshot = path.read_bytes()
-            store.replace(f"runs/{run}/recipe.yaml", snapshot)
-            return _cached_or_worked(context, inputs, work, verify)
+            context.recipe_sha256 = snapshot.keep(store, content)
+            return _cached_or_worked(context, inputs, work, verify, begun)
         except _Terminated:
             error: RegraftError = Temporary("stopped by a signal", next="repeat the command: it resumes")
         except RegraftError as raised:
@@ -259,39 +303,49 @@ def _run(
         print(f"{step.name}: {error}", file=sys.stderr, flush=True)
         if context is not None:
             with suppress(RegraftError):
-                _point(context, state="failed", error=error.what, next=error.next, exit=int(error.exit))
+                mend = error.next and locations.as_written(error.next)
+                about = {"error": locations.as_written(error.what), "next": mend, "exit": int(error.exit)}
+                _point(context, context.store.replace, state="failed", **about)
         return error.exit
 
 
 def _cached_or_worked(
     context: Context,
     inputs: Callable[[Context], dict[str, str]],
-    work: Callable[[Context], Outcome],
-    verify: Callable[[Context, Manifest], bool] | None,
+    work: Callable[[Work], Outcome],
+    verify: Callable[[Work, Manifest], bool] | None,
+    begun: list[Work],
 ) -> Exit:
+    """Args: begun: is given the work, so that a signal finds it."""
     started, cpu = time.monotonic(), _cpu_seconds()
-    step, store = context.step, context.store
-    context.inputs = inputs(context)
-    document = identity_document(step, context.recipe, context.inputs)
-    context.identity = sha256(document)
-    manifest = store.manifest(context.prefix)
-    if manifest is not None and (_forced(context) or (verify is not None and not verify(context, manifest))):
-        store.clear(context.prefix)
+    step, store, digests = context.step, context.store, inputs(context)
+    document = identity_document(step, context.recipe, digests)
+    known = {each.name: getattr(context, each.name) for each in fields(context) if each.init}
+    at_work = Work(**known, inputs=digests, identity=sha256(document))
+    at_work.ledger, at_work._results = context.ledger, context._results  # which have read some of it
+    begun.append(at_work)
+    manifest = store.manifest(at_work.prefix)
+    if manifest is not None and (_forced(at_work) or (verify is not None and not verify(at_work, manifest))):
+        store.clear(at_work.prefix)
         manifest = None
     cached = manifest is not None
     if manifest is None:
-        outcome = work(context)
+        with suppress(AlreadyExists):  # what an earlier try left behind stays until this one ends
+            _point(at_work, store.create, state="begun", identity=at_work.identity)
+        outcome = work(at_work)
         manifest = store.publish(
-            context.prefix,
-            context.out,
+            at_work.prefix,
+            at_work.out,
             {
                 "step": step.name,
-                "identity": context.identity,
+                "identity": at_work.identity,
                 "document": document,
                 "metrics": outcome.metrics,
                 "measured": outcome.measured,
                 "refused": outcome.refused,
-                "run": context.run,
+                "refused_by": outcome.refused_by,
+                "run": at_work.run,
+                "recipe_sha256": at_work.recipe_sha256,
                 "processor": processor.kind(),
                 "created_at": datetime.now(UTC),
                 "cost": Cost(
@@ -304,10 +358,12 @@ def _cached_or_worked(
         )
     elif other := made_elsewhere(manifest):
         print(f"{step.name}: the cached result is used; {other}", file=sys.stderr, flush=True)
-    state = "refused" if manifest.refused else "done"
-    _point(context, state=state, identity=context.identity, cached=cached, seconds=time.monotonic() - started)
+    pointer: dict[str, Any] = {"state": "done", "identity": at_work.identity, "cached": cached}
     if manifest.refused:
-        print(f"{step.name}: refused: {manifest.refused}", file=sys.stderr, flush=True)
+        pointer |= {"state": "refused", "refused": manifest.refused, "refused_by": manifest.refused_by}
+    _point(at_work, store.replace, **pointer, seconds=time.monotonic() - started)
+    if manifest.refused:
+        print(f"{step.name}: refused: {escaped.line(manifest.refused)}", file=sys.stderr, flush=True)
         return Exit.REFUSED
     return Exit.DONE
 
@@ -320,17 +376,19 @@ def made_elsewhere(manifest: Manifest) -> str | None:
     return f"it was made on another kind of processor: {manifest.processor}; here: {here}"
 
 
-def _forced(context: Context) -> bool:
+def _forced(context: Work) -> bool:
     """Whether somebody wants the work done again (REGRAFT_FORCE=1). What a champion stands on is never cleared."""
     if os.environ.get("REGRAFT_FORCE") != "1":
         return False
-    return all(context.identity not in (entry.model, entry.evaluation) for entry in context.ledger.entries())
+    entries = context.ledger.of(context.inputs.get("model", context.identity))
+    return all(context.identity not in (entry.model, entry.evaluation) for entry in entries)
 
 
-def _point(context: Context, **pointer: Any) -> None:
+def _point(context: Context, write: Callable[[str, bytes], None], **pointer: Any) -> None:
     """Writes the run's pointer to what became of this step."""
-    document = {"step": context.step.name, "run": context.run, "at": datetime.now(UTC).isoformat(), **pointer}
-    context.store.replace(f"runs/{context.run}/{context.step.name}.json", json.dumps(document, indent=1).encode())
+    document = {"step": context.step.name, "run": context.run, "at": datetime.now(UTC).isoformat()}
+    document |= {"recipe_sha256": context.recipe_sha256, **pointer}
+    write(f"runs/{context.run}/{context.step.name}.json", json.dumps(document, indent=1).encode())
 
 
 _WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

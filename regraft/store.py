@@ -5,86 +5,41 @@ Layout under the store's URL, for the recipe `movie-sentiment`:
     movie-sentiment/<step>/<identity>/manifest.json     written last, once: makes the files visible
     movie-sentiment/<step>/<identity>/<attempt>/...      the files of the attempt that won
     movie-sentiment/runs/<run>/<step>.json               the run's pointer to the step's identity
+    movie-sentiment/recipes/<sha256>.yaml                what runs were made with, each recipe once
+    movie-sentiment/approvals/<sha256>.json              who approved which model
+    movie-sentiment/proven/<identity>.json               the model in MLflow that was proven to be that finetune
+    movie-sentiment/built/<sha256>.json                  a version directory that deploy built, by its digest
     movie-sentiment/ledger/00000001.json                 the history of champions
+    movie-sentiment/ledger/index.json                    a few words of each of its entries
+    movie-sentiment/signatures/<sha256>.json             of one of the above, where a key is configured
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
+from pydantic_core import from_json
 
-from regraft import disk, sources
+from regraft import disk, names, signing, sources
 from regraft.errors import LASTING, AlreadyExists, BadInput, NotFound, RegraftError, Temporary
+from regraft.manifest import FileRecord, Manifest, Pointer
 
+READERS = 16
+"""How many keys are read at once."""
+Kind = TypeVar("Kind", bound=BaseModel)
 
-def canonical(document: Any) -> bytes:
-    """JSON with one spelling: sorted keys, no spaces, so that equal documents have equal digests."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def sha256(document: Any) -> str:
-    """Digest of a JSON document, whatever the order of its keys."""
-    return hashlib.sha256(canonical(document)).hexdigest()
-
-
-class FileRecord(BaseModel):
-    model_config = ConfigDict(frozen=True)
-    sha256: str
-    bytes: int
-
-
-class Cost(BaseModel):
-    """What a step used, of this machine's time; never part of an identity or a digest."""
-
-    seconds: float
-    cpu_seconds: float
-    peak_memory_bytes: int
-
-
-class Manifest(BaseModel):
-    """The JSON file that a step writes last.
-
-    `outputs` are the files that downstream steps read and that a rerun reproduces to the byte; `views` are files for
-    people (reports, Data Docs), which may hold times. `metrics` follow from the inputs, `measured` from the machine.
-    """
-
-    format: int = 1
-    recipe: str
-    step: str
-    identity: str
-    document: dict[str, Any]
-    """All that the identity is the digest of."""
-    attempt: str
-    outputs: dict[str, FileRecord]
-    views: dict[str, FileRecord] = {}
-    metrics: dict[str, Any] = {}
-    measured: dict[str, Any] = {}
-    refused: str | None = None
-    """Why a gate said no; a refusal is a complete result."""
-    cost: Cost | None = None
-    run: str | None = None
-    processor: str | None = None
-    """The kind of processor that it was made on, see `regraft.processor`; never part of an identity or a digest."""
-    created_at: datetime
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        return dict(self.document["inputs"])
-
-    @property
-    def digest(self) -> str:
-        """Digest of the result: what the step put out and whether it was refused."""
-        return sha256({"outputs": {k: v.sha256 for k, v in self.outputs.items()}, "refused": self.refused})
+_RESTORE = "find out who wrote it, or restore it from a backup or from the bucket's version history"
+_UNSIGNED = re.compile(r"/attempt-|/\.tmp-|^signatures/")
 
 
 class Store:
@@ -103,12 +58,18 @@ class Store:
             self._fs, root = disk.Disk(), disk.absolute(self.url)
         else:
             self._fs, root = sources.filesystem(self.url)
-        self._root = f"{root.rstrip('/')}/{recipe}"
-        self._local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
+        self._root = f"{root.rstrip('/')}/{names.inside(recipe, where=url)}"
+        protocols = self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,)
+        self._local = "file" in protocols
+        # s3fs would ask for the size first, to read what is large in parts
+        self._whole = {"max_concurrency": 1} if "s3" in protocols else {}
 
     def path(self, key: str) -> str:
-        """The key's path in the store's file system."""
-        return f"{self._root}/{key}"
+        """The key's path in the store's file system. Raises BadInput where it is not below the recipe's."""
+        where = self.where(key)
+        if self._local:
+            return str(names.joined(self._root, key, where=where))
+        return f"{self._root}/{names.inside(key, where=where)}"
 
     def where(self, key: str) -> str:
         """The key as a person would name it, for messages."""
@@ -162,16 +123,78 @@ class Store:
             raise
 
     def read(self, key: str) -> bytes:
-        """The bytes under a key. Raises NotFound."""
+        """The bytes under a key. Raises NotFound, and BadInput where a key is configured and did not sign them."""
+        content = self._bytes(key)
+        if signing.wanted():
+            self._verify(key, content)
+        return content
+
+    def _bytes(self, key: str) -> bytes:
         with self._translated(key):
-            return bytes(self._fs.cat_file(self.path(key)))
+            return bytes(self._fs.cat_file(self.path(key), **self._whole))
+
+    def _verify(self, key: str, content: bytes) -> None:
+        try:
+            signature = self._bytes(self._signature(key, content))
+        except NotFound:
+            what = "is not signed, or is not what was signed"
+        else:
+            if signing.verified(self._place(key), content, signature):
+                return
+            what = "is not signed by the key that is configured"
+        raise BadInput(
+            what,
+            where=self.where(key),
+            state="nothing was read of it",
+            next=f"find out who wrote it; what you vouch for is signed by: regraft sign {self.recipe}",
+        )
+
+    def _place(self, key: str) -> str:
+        """What a signature calls the key; the object is laid out there to be signed, so it leads nowhere else."""
+        return f"{self.recipe}/{names.inside(key, where=self.where(key))}"
+
+    def _signature(self, key: str, content: bytes) -> str:
+        return f"signatures/{signing.digest(self._place(key), content)}.json"
+
+    def _sign(self, key: str, content: bytes) -> bool:
+        """Puts the signature of what is to stand under a key; False where there is no key to sign with."""
+        if signature := signing.sign(self._place(key), content):
+            self._write(self._signature(key, content), signature)
+        return signature is not None
+
+    def sign(self) -> int:
+        """Signs all that is there, as it is now, for whoever vouches for it; gives how many objects that are.
+
+        Files of results need none: their manifest has their digests.
+        """
+        with self._translated(""):
+            found = self._fs.find(self._root)
+        keys = sorted(str(path).removeprefix(self._root).lstrip("/") for path in found)
+        signed = [key for key in keys if not _UNSIGNED.search(key) and self._sign(key, self._bytes(key))]
+        return len(signed)
+
+    def read_all(self, keys: list[str]) -> list[bytes]:
+        """The bytes under each key, several at once where the protocol can. Raises NotFound."""
+        with ThreadPoolExecutor(READERS if getattr(self._fs, "async_impl", False) else 1) as pool:
+            return list(pool.map(self.read, keys))
 
     def read_json(self, key: str) -> Any:
         """The JSON document under a key. Raises NotFound, and BadInput when it is damaged."""
         try:
-            return json.loads(self.read(key))
+            return from_json(self.read(key))
         except ValueError as error:
-            raise BadInput(f"damaged, not JSON: {error}", where=self.where(key)) from error
+            raise BadInput(f"damaged, not JSON: {error}", where=self.where(key), next=_RESTORE) from error
+
+    def read_as(self, key: str, kind: type[Kind]) -> Kind:
+        """The document under a key. Raises NotFound, and BadInput when it is damaged, or is no such document."""
+        try:
+            return kind.model_validate(self.read_json(key))
+        except ValueError as error:
+            raise BadInput(f"damaged: {error}", where=self.where(key), next=_RESTORE) from error
+
+    def pointer(self, run: str, step: str) -> Pointer:
+        """What became of a step in a run. Raises NotFound, and BadInput when it is damaged."""
+        return self.read_as(f"runs/{run}/{step}.json", Pointer)
 
     def exists(self, key: str) -> bool:
         with self._translated(key):
@@ -181,17 +204,26 @@ class Store:
         """Names directly below a key, sorted; none when there is nothing. Temporary names are left out."""
         with self._translated(key):
             try:
-                found = self._fs.ls(self.path(key), detail=False)
+                paths = self._fs.ls(self.path(key), detail=False)
             except FileNotFoundError as error:
                 if _no_bucket(error):
                     raise
                 return []
         base = self.path(key).rstrip("/")
-        names = (str(p).rstrip("/").removeprefix(base).strip("/").rsplit("/", 1)[-1] for p in found)
-        return sorted(n for n in names if n and not n.startswith(".tmp-"))
+        below = (str(p).rstrip("/").removeprefix(base).strip("/").rsplit("/", 1)[-1] for p in paths)
+        return sorted(n for n in below if n and not n.startswith(".tmp-"))
 
     def create(self, key: str, data: bytes) -> None:
         """Writes a key that must not be there yet, whole or not at all. Raises AlreadyExists."""
+        signed = self._sign(key, data)
+        try:
+            self._create(key, data)
+        except AlreadyExists:
+            if signed and self._bytes(key) != data:  # what lost is never to stand there
+                self.remove(self._signature(key, data))
+            raise
+
+    def _create(self, key: str, data: bytes) -> None:
         with self._translated(key):
             if self._local:
                 with self._temporary(key, data) as temporary:
@@ -201,6 +233,10 @@ class Store:
 
     def replace(self, key: str, data: bytes) -> None:
         """Writes a key, whole or not at all, over what may be there."""
+        self._sign(key, data)
+        self._write(key, data)
+
+    def _write(self, key: str, data: bytes) -> None:
         with self._translated(key):
             if self._local:
                 with self._temporary(key, data) as temporary:
@@ -229,10 +265,16 @@ class Store:
             self._fs.rm(self.path(key), recursive=True)
 
     def manifest(self, prefix: str) -> Manifest | None:
-        """The manifest under a prefix, or None when nothing complete stands there. Raises BadInput if it is damaged."""
+        """The manifest under a prefix, or None when nothing complete stands there.
+
+        Raises:
+            BadInput: it is damaged, names a file outside its folder, or is that of another place; or the prefix, which
+                a pointer may have given, is no place of a result.
+        """
         key = f"{prefix}/manifest.json"
+        place = names.result(prefix, where=self.where(key))
         try:
-            return Manifest.model_validate_json(self.read(key))
+            manifest = Manifest.model_validate_json(self.read(key))
         except NotFound:
             return None
         except ValueError as error:
@@ -241,6 +283,16 @@ class Store:
                 where=self.where(key),
                 next=f"remove {self.where(prefix)} and run again: the step makes it anew",
             ) from error
+        if (manifest.step, manifest.identity) != place or not names.ATTEMPT.fullmatch(manifest.attempt):
+            said = f"{manifest.attempt[:80]!r} of {f'{manifest.step}/{manifest.identity}'[:200]!r}"
+            raise BadInput(
+                f"says that it is attempt {said}; expected {'/'.join(place)}, where it stands",
+                where=self.where(key),
+                state="nothing was read of it",
+                next=f"find out who wrote it; then remove {self.where(prefix)} and run again",
+            )
+        names.tree({**manifest.outputs, **manifest.views}, where=self.where(key))
+        return manifest
 
     def publish(self, prefix: str, folder: Path, manifest: dict[str, Any], *, views: tuple[str, ...] = ()) -> Manifest:
         """Uploads all files of a folder, then makes them visible by creating the manifest.
@@ -257,6 +309,7 @@ class Store:
         shown: dict[str, FileRecord] = {}
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
             name = file.relative_to(folder).as_posix()
+            names.joined(folder, name, where=str(folder))  # a link out of it would publish what is not the step's
             with file.open("rb") as content:
                 record = FileRecord(
                     sha256=hashlib.file_digest(content, "sha256").hexdigest(), bytes=file.stat().st_size
@@ -289,6 +342,22 @@ class Store:
                 Path(self.path(key)).parent.mkdir(parents=True, exist_ok=True)
             self._fs.put_file(str(file), self.path(key))
 
+    def output(self, manifest: Manifest, name: str) -> bytes:
+        """One file of a result, checked against its SHA-256. Raises NotFound and BadInput."""
+        record = {**manifest.outputs, **manifest.views}[name]
+        prefix = f"{manifest.step}/{manifest.identity}"
+        content = self._bytes(key := f"{prefix}/{manifest.attempt}/{name}")
+        if hashlib.sha256(content).hexdigest() != record.sha256:
+            raise self._altered(prefix, key)
+        return content
+
+    def _altered(self, prefix: str, key: str) -> BadInput:
+        return BadInput(
+            "the file does not have the SHA-256 that its manifest states",
+            where=self.where(key),
+            next=f"remove {self.where(prefix)} and run again: the step makes it anew",
+        )
+
     def fetch(self, prefix: str, manifest: Manifest, folder: Path, *, only: tuple[str, ...] = ()) -> Path:
         """Downloads the files of a manifest into a folder, each checked against its SHA-256.
 
@@ -298,18 +367,15 @@ class Store:
         for name, record in {**manifest.outputs, **manifest.views}.items():
             if only and name not in only and name.split("/")[0] not in only:
                 continue
-            key, target = f"{prefix}/{manifest.attempt}/{name}", folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
+            key = f"{prefix}/{manifest.attempt}/{name}"
+            target = names.joined(folder, name, where=self.where(f"{prefix}/manifest.json"))
             with self._translated(key):
+                target.parent.mkdir(parents=True, exist_ok=True)
                 self._fs.get_file(self.path(key), str(target))
             with target.open("rb") as content:
                 if hashlib.file_digest(content, "sha256").hexdigest() != record.sha256:
                     target.unlink()
-                    raise BadInput(
-                        "the file does not have the SHA-256 that its manifest states",
-                        where=self.where(key),
-                        next=f"remove {self.where(prefix)} and run again: the step makes it anew",
-                    )
+                    raise self._altered(prefix, key)
         return folder
 
     def clear(self, prefix: str) -> None:

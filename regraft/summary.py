@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-import urllib.parse
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft import pipeline, stack
-from regraft.errors import NotFound, RegraftError
+from pydantic import BaseModel
+
+from regraft import pipeline, servers, settings, tasks, verdicts
+from regraft.errors import BadInput, NotFound, RegraftError
+from regraft.gate import Verdict
 from regraft.ledger import Ledger
-from regraft.recipe import Recipe
-from regraft.store import Manifest, Store
+from regraft.manifest import Manifest
+from regraft.parts import Recipe
+from regraft.store import Store
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,11 +26,13 @@ MARKS = {
     "done": "[green]✔[/]",
     "refused": "[yellow]■[/]",
     "failed": "[red]✘[/]",
+    "begun": "[dim]▸[/]",
     "skipped": "[dim]-[/]",
     "not run": "[dim]·[/]",
 }
 COLOURS = {
     "served": "green",
+    "promoted": "green",
     "replaced": "yellow",
     "waiting": "yellow",
     "held": "yellow",
@@ -44,29 +51,38 @@ def facts(declared: Recipe, store: Store, run: str, endpoints: dict[str, str]) -
     Args:
         endpoints: as in the environment of the steps; without them nothing is said about servers.
     """
-    found = steps(store, run)
-    document: dict[str, Any] = {"recipe": declared.name, "run": run, "store": store.url, "steps": found}
-    manifests = {s["step"]: store.manifest(f"{s['step']}/{s['identity']}") for s in found if s["identity"]}
-    evaluated, promoted = manifests.get("evaluate"), manifests.get("promote")
-    document["stopped"] = next((s for s in found if s["state"] in ("refused", "failed")), None)
-    # promote has one of its own where the champion had changed after the evaluation
-    document["verdict"] = _output(store, promoted, "verdict.json") or _output(store, evaluated, "verdict.json")
+    states = steps(store, run, declared)
+    document: dict[str, Any] = {"recipe": declared.name, "run": run, "store": store.url, "steps": states}
+    manifests = {s["step"]: store.manifest(f"{s['step']}/{s['identity']}") for s in states if s["identity"]}
+    document["stopped"] = next((s for s in states if s["state"] in ("refused", "failed")), None)
+    # the last counts: promote has one of its own where the champion had changed after the evaluation
+    judged = (_judged(store, manifest) for manifest in reversed(manifests.values()) if manifest)
+    document["verdict"] = next((verdict for verdict in judged if verdict), None)
     document["data"] = validated.metrics if (validated := manifests.get("validate")) else None
+    promoted = manifests.get("promote")
     document["registered"] = promoted.metrics.get("version") if promoted else None
     deployed = manifests.get("deploy")
     document["deployed"] = deployed.measured if deployed and not deployed.refused else None
     head = Ledger(store).head()
     document["champion"] = json.loads(head.model_dump_json()) if head else None
-    triton = next(iter(endpoints.get("REGRAFT_TRITON_URLS", "").split(",")), "")
-    document["serving"] = serving(triton, declared.name) if triton else None
-    document["prediction"] = prediction(triton, declared, store, head.model) if triton and head else None
-    model = trained.identity if (trained := manifests.get("finetune")) else None
+    urls = endpoints.get("REGRAFT_TRITON_URLS", "") if tasks.served(declared.task) else ""
+    triton = urls.split(",")[0]
+    token = settings.triton_token(endpoints)
+    mlflow, trained = endpoints.get("MLFLOW_TRACKING_URI"), manifests.get("finetune")
+    model = trained.identity if trained else None
+    with ThreadPoolExecutor() as asking:  # each answer takes a moment, and none needs another
+        versions = asking.submit(servers.versions, triton, declared.name, token) if triton else None
+        answer = asking.submit(prediction, triton, declared, store, head.model) if triton and head else None
+        page = asking.submit(servers.training_run, mlflow, declared.name, model) if mlflow else None
+    document["serving"] = versions.result() if versions else None
+    document["prediction"] = answer.result() if answer else None
     document["outcome"] = outcome(document, model)
     document["open"] = {
-        "MLflow": _mlflow_page(endpoints.get("MLFLOW_TRACKING_URI"), declared.name, manifests.get("finetune")),
-        "MLflow model": _registry_page(endpoints.get("MLFLOW_TRACKING_URI"), declared.name, document["registered"]),
-        "report": _view(store, evaluated, "report.html"),
-        "Data Docs": _view(store, manifests.get("validate"), "data_docs/index.html"),
+        "MLflow": page.result() if page else None,
+        "MLflow model": _registry_page(mlflow, declared.name, document["registered"]),
+        "report": _view(store, manifests, "report.html"),
+        "data page": _view(store, manifests, "data.html"),
+        "Data Docs": _view(store, manifests, "data_docs/index.html"),
         "Triton": f"http://{triton}/v2/models/{declared.name}" if triton else None,
     }
     return document
@@ -82,121 +98,106 @@ def outcome(document: dict[str, Any], model: str | None) -> dict[str, str]:
     verdict, stopped, champion, serving = (document[key] for key in ("verdict", "stopped", "champion", "serving"))
     words = {"hold": ("held", "Held"), "reject": ("rejected", "Rejected")}
     if stopped is None and any(step["state"] != "done" for step in document["steps"]):
-        step = next(step["step"] for step in document["steps"] if step["state"] != "done")
-        return {"state": "unfinished", "sentence": f"Not finished: {step} has not run"}
+        step = next(step for step in document["steps"] if step["state"] != "done")
+        is_now = "is at work, or was killed" if step["state"] == "begun" else "has not run"
+        return {"state": "unfinished", "sentence": f"Not finished: {step['step']} {is_now}"}
     if stopped is None:
+        serves = any(pipeline.step(step["step"]).server == "Triton" for step in document["steps"])
+        state, did = ("served", "Promoted and served") if serves else ("promoted", "Promoted")
         ready = [s["version"] for s in serving or [] if s["state"] == "READY"]
         if not champion or champion["model"] != model:
             now = f"version {champion['version']} is champion" if champion else "there is no champion"
-            return {"state": "replaced", "sentence": f"Promoted and served, but by now {now}"}
+            return {"state": "replaced", "sentence": f"{did}, but by now {now}"}
         if serving is not None and champion["version"] not in ready:
             reason = f"Triton does not serve version {champion['version']} now; next: regraft doctor --repair"
             return {"state": "not served", "sentence": f"Promoted, not served: {reason}"}
         cached = "; all of it was there already" if all(step["cached"] for step in document["steps"]) else ""
-        return {"state": "served", "sentence": f"Promoted and served: version {champion['version']}{cached}"}
+        return {"state": state, "sentence": f"{did}: version {champion['version']}{cached}"}
     reason = " ".join((stopped["reason"] or "no reason was left behind").split())
-    if stopped["step"] == "deploy":
+    done = {step["step"] for step in document["steps"] if step["state"] == "done"}
+    if any(step.approval and step.name in done for step in pipeline.STEPS):
         return {"state": "not served", "sentence": f"Promoted, not served: {reason}"}
     if stopped["state"] == "failed":
         return {"state": "failed", "sentence": f"Failed in {stopped['step']}: {reason}"}
-    if verdict and verdict["verdict"] in words:
+    if stopped["refused_by"] == "approval":
+        return {"state": "waiting", "sentence": f"Not promoted yet: {reason}"}
+    if stopped["refused_by"] == "gate" and verdict and verdict["verdict"] in words:
         state, word = words[verdict["verdict"]]
         prefix = f"{verdict['verdict'].capitalize()}: "
         return {"state": state, "sentence": f"{word}: {reason.removeprefix(prefix)}"}
-    if stopped["step"] == "promote":
-        return {"state": "waiting", "sentence": f"Not promoted yet: {reason}"}
     return {"state": "refused", "sentence": f"Refused by {stopped['step']}: {reason}"}
 
 
-def steps(store: Store, run: str) -> list[dict[str, Any]]:
-    """State, cost and reason of each step of a run, in order."""
-    found: list[dict[str, Any]] = []
+def steps(store: Store, run: str, declared: Recipe | None) -> list[dict[str, Any]]:
+    """State, cost and reason of each step of a run, in order; of all steps where the recipe cannot be read."""
+    entries: list[dict[str, Any]] = []
     stopped = False
-    for step in pipeline.STEPS:
-        entry: dict[str, Any] = dict.fromkeys(("identity", "digest", "seconds", "cost", "reason"))
+    for step in pipeline.steps(declared.task) if declared else pipeline.STEPS:
+        entry: dict[str, Any] = dict.fromkeys(
+            ("identity", "digest", "seconds", "cost", "reason", "refused_by", "recipe_sha256")
+        )
         entry |= {"step": step.name, "state": "skipped" if stopped else "not run", "cached": False}
         with suppress(NotFound):
-            pointer = {} if stopped else store.read_json(f"runs/{run}/{step.name}.json")
-            if pointer:
-                entry |= {key: pointer.get(key, entry[key]) for key in ("state", "identity", "cached", "seconds")}
-                entry["reason"] = pointer.get("error")
+            if not stopped:
+                pointer = store.pointer(run, step.name)
+                entry |= pointer.model_dump(include={"state", "identity", "cached", "seconds", "recipe_sha256"})
+                entry["reason"] = pointer.error
         manifest = store.manifest(f"{step.name}/{entry['identity']}") if entry["identity"] else None
         if manifest:
-            entry |= {"digest": manifest.digest, "reason": manifest.refused}
+            entry |= {"digest": manifest.digest, "reason": manifest.refused, "refused_by": manifest.refused_by}
             entry["cost"] = manifest.cost.model_dump() if manifest.cost else None
         stopped = stopped or entry["state"] in ("refused", "failed")
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
-def _output(store: Store, manifest: Manifest | None, name: str) -> Any:
-    """A JSON output of a step, or None."""
-    if manifest is None or name not in manifest.outputs:
+def _judged(store: Store, manifest: Manifest) -> dict[str, Any] | None:
+    """The verdict among the outputs of a step, or None."""
+    if "verdict.json" not in manifest.outputs:
         return None
-    with suppress(RegraftError, ValueError):
-        return store.read_json(f"{manifest.step}/{manifest.identity}/{manifest.attempt}/{name}")
+    with suppress(RegraftError):
+        content = store.output(manifest, "verdict.json")
+        return Verdict.read(content, where=store.where(f"{manifest.step}/{manifest.identity}")).values
     return None
 
 
-def _view(store: Store, manifest: Manifest | None, name: str) -> str | None:
-    """Where a person opens a view: a path on a local store, a URL on another."""
-    if manifest is None or name not in manifest.views:
+def _view(store: Store, manifests: Mapping[str, Manifest | None], name: str) -> str | None:
+    """Where a person opens a view, which one step makes: a path on a local store, a URL on another."""
+    manifest = next((made for made in manifests.values() if made and name in made.views), None)
+    if manifest is None:
         return None
     key = f"{manifest.step}/{manifest.identity}/{manifest.attempt}/{name}"
     return store.where(key) if "://" in store.url else str(Path(store.path(key)).absolute())
 
 
-def _mlflow_page(tracking: str | None, name: str, trained: Manifest | None) -> str | None:
-    """The MLflow run of a finetune, in MLflow's UI; the experiment or the start page where there is none."""
-    if not tracking:
-        return None
-    api = f"{tracking}/api/2.0/mlflow"
-    found = stack.ask(f"{api}/experiments/get-by-name?experiment_name={urllib.parse.quote(name)}")
-    if not found or trained is None:
-        return tracking
-    experiment = found["experiment"]["experiment_id"]
-    query = {"experiment_ids": [experiment], "filter": f"tags.`regraft.identity` = '{trained.identity}'"}
-    runs = (stack.ask(f"{api}/runs/search", body=query) or {}).get("runs", [])
-    page = f"{tracking}/#/experiments/{experiment}"
-    return f"{page}/runs/{runs[0]['info']['run_id']}" if runs else page
+def _registry_page(mlflow: str | None, name: str, version: int | None) -> str | None:
+    return f"{mlflow}/#/models/{name}/versions/{version}" if mlflow and version else None
 
 
-def _registry_page(tracking: str | None, name: str, version: int | None) -> str | None:
-    return f"{tracking}/#/models/{name}/versions/{version}" if tracking and version else None
-
-
-def serving(address: str, name: str) -> list[dict[str, Any]]:
-    """The versions of a model that a Triton server has, newest first, each with its state.
-
-    Args:
-        address: host:port of Triton's HTTP endpoint.
-    """
-    index = stack.ask(f"http://{address}/v2/repository/index", body={}) or []
-    found = [entry for entry in index if entry.get("name") == name and entry.get("version")]
-    newest = sorted(found, key=lambda entry: -int(entry["version"]))
-    return [
-        {"version": int(e["version"]), "state": e.get("state", "UNKNOWN"), "reason": e.get("reason")} for e in newest
-    ]
+class _Golden(BaseModel):
+    rows: list[dict[str, Any]]
 
 
 def prediction(address: str, declared: Recipe, store: Store, model: str) -> dict[str, Any] | None:
-    """One answer of Triton, to a text of the champion's holdout."""
-    try:
-        golden = store.read_json(f"golden/{model}.json")
-    except NotFound:
+    """One answer of Triton, to a row of the champion's holdout."""
+    kept = [name for name in store.names("golden") if name.startswith(model)]
+    if not kept:
         return None
-    text = max(golden["texts"][:20], key=lambda t: len(t) if len(t) < 120 else 0)
-    body = {"inputs": [{"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": [text]}]}
-    answer = stack.ask(f"http://{address}/v2/models/{declared.name}/infer", body=body)
+    task = tasks.of(declared.task)
+    try:
+        golden = store.read_as(f"golden/{kept[-1]}", _Golden)
+    except BadInput:  # of regraft 0.1, before the next deploy; or damaged, which deploy says
+        return None
+    rows = [row for row in golden.rows[:20] if isinstance(row.get("text"), str)]
+    if not rows:
+        return None
+    row = max(rows, key=lambda row: len(row["text"]) if len(row["text"]) < 120 else 0)
+    answer = servers.infer(address, declared.name, task.asked(row))
     if not answer:
         return None
-    outputs = {output["name"]: output["data"] for output in answer["outputs"]}
-    return {
-        "text": text,
-        "label": outputs["label"][0],
-        "probabilities": dict(zip(declared.data.labels, outputs["probabilities"], strict=True)),
-        "version": int(answer["model_version"]),
-    }
+    version, outputs = answer
+    said = task.said(declared, row, outputs)
+    return {"text": row["text"], **said, "short": task.short(said), "version": version}
 
 
 def render(document: dict[str, Any]) -> RenderableType:
@@ -204,62 +205,31 @@ def render(document: dict[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.panel import Panel
 
-    parts = [_verdict(document), _metrics(document), _now(document), _costs(document), _links(document)]
+    parts = [_headline(document), _verdict(document), _now(document), _costs(document), _links(document)]
     title = f"[bold]{document['recipe']}[/]  run {document['run']}"
     return Panel(Group(*(part for part in parts if part)), title=title, title_align="left", padding=(1, 2))
 
 
-def _verdict(document: dict[str, Any]) -> RenderableType:
+def _headline(document: dict[str, Any]) -> RenderableType:
     from rich.markup import escape
     from rich.text import Text
 
-    verdict, ended = document["verdict"], document["outcome"]
+    ended = document["outcome"]
     first, _, rest = ended["sentence"].partition(": ")
     colour = f"bold {COLOURS[ended['state']]}"
     lines = [f"[{colour}]{escape(first)}[/]" + (f": {escape(rest)}" if rest else "")]
     for warning in (document["deployed"] or {}).get("warnings", []):
         lines.append(f"[yellow]![/] {escape(warning)}")
-    if verdict:
-        if verdict["verdict"] == "promote":  # else the headline has it
-            lines.append(escape(verdict["sentence"]))
-        for gate in verdict.get("gates", []):
-            mark = "[green]✔[/]" if gate["passed"] else "[red]✘[/]"
-            lines.append(f"  {mark} {escape(gate.get('sentence') or gate['name'])}")
     return Text.from_markup("\n".join(lines))
 
 
-def _metrics(document: dict[str, Any]) -> RenderableType | None:
-    from rich.table import Table
-
+def _verdict(document: dict[str, Any]) -> RenderableType | None:
     verdict = document["verdict"]
-    if not verdict or not verdict.get("challenger"):
+    if not verdict:
         return None
-    table = Table(box=None, padding=(1, 3, 0, 0))
-    table.add_column("")
-    columns = {name: verdict[name] for name in ("challenger", "champion") if verdict.get(name)}
-    for name, side in columns.items():
-        version = side.get("version")
-        table.add_column(f"{name} (version {version})" if version else name)
-    for metric, value in verdict["challenger"]["metrics"].items():
-        if isinstance(value, int | float):
-            table.add_row(metric, *(_with_interval(side, metric) for side in columns.values()))
-    difference = verdict.get("difference")
-    if difference:
-        confidence = f"{difference['confidence']:.0%} interval"
-        span = (
-            f"{difference['point']:+.3f}  [dim]{difference['low']:+.3f} to {difference['high']:+.3f}, {confidence}[/]"
-        )
-        table.add_row(f"difference in {verdict['metric']}", span)
-    return table
-
-
-def _with_interval(side: dict[str, Any], metric: str) -> str:
-    value = side["metrics"].get(metric)
-    if not isinstance(value, int | float):
-        return "-"
-    interval = (side.get("intervals") or {}).get(metric)
-    low, high = (interval["low"], interval["high"]) if isinstance(interval, dict) else interval or (None, None)
-    return f"{value:.3f}" + ("" if low is None or high is None else f"  [dim]{low:.3f} to {high:.3f}[/]")
+    return verdicts.terminal(
+        verdicts.said(verdict), sentence=verdict["verdict"] == "promote"
+    )  # else the headline has it
 
 
 def _now(document: dict[str, Any]) -> RenderableType:
@@ -281,8 +251,7 @@ def _now(document: dict[str, Any]) -> RenderableType:
         lines.append(f"served as   {escape(str(precision))}")
     said = document["prediction"]
     if said:
-        chance = said["probabilities"][said["label"]]
-        lines.append(f"live        “{escape(said['text'])}” → [bold]{said['label']}[/] {chance:.0%}")
+        lines.append(f"live        “{escape(said['text'])}” → [bold]{escape(said['short'])}[/]")
     return Text.from_markup("\n".join(lines))
 
 

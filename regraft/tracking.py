@@ -1,7 +1,7 @@
-"""The MLflow server: the one place that connects to it, and the one rule by which a run is found again.
+"""The MLflow server: the one place that connects to it.
 
-A finetune has one MLflow run, found by its tag `regraft.identity`: a retry goes on with it, evaluate adds to it,
-promote registers from it. MLflow is imported inside the functions, so only the components that use them need it.
+A finetune has one MLflow run, found as `pages` says: a retry goes on with it, evaluate adds to it, promote registers
+from it. MLflow is imported inside the functions, so only the components that use them need it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from regraft import settings, sources
+from regraft import pages, settings, sources
 from regraft.errors import BadInput, Temporary
-
-IDENTITY_TAG = "regraft.identity"
+from regraft.pages import IDENTITY_TAG as IDENTITY_TAG
 
 
 def connect() -> Any:
@@ -118,8 +117,11 @@ def answering() -> Iterator[None]:
         ) from error
 
 
-def ready(client: Any, recipe: str) -> None:
+def prepare(client: Any, recipe: str, metric: str) -> None:
     """Looks before the work at what it will need afterwards: the recipe's name in MLflow, and room for artifacts.
+
+    Args:
+        metric: the recipe's `gates.metric`, which the experiment is to show.
 
     Raises:
         BadInput: the name is a prompt's, or artifacts cannot be sent from here.
@@ -129,6 +131,7 @@ def ready(client: Any, recipe: str) -> None:
         _no_prompt(client, recipe)
         experiment = client.get_experiment(experiment_of(client, recipe))
         _takes_artifacts(str(experiment.artifact_location), recipe)
+        show(client, recipe, metric)
 
 
 def _no_prompt(client: Any, recipe: str) -> None:
@@ -179,8 +182,9 @@ def _takes_artifacts(location: str, recipe: str) -> None:
 def _serves_no_artifacts() -> bool:
     """Whether the server says that it was told to serve none; MLflow's client keeps that for itself, and retries."""
     url = f"{settings.mlflow()}/api/2.0/mlflow-artifacts/artifacts"
+    request = urllib.request.Request(url, headers=settings.mlflow_login())  # noqa: S310  settings.mlflow has looked
     try:
-        urllib.request.urlopen(url, timeout=10).close()  # noqa: S310  settings.mlflow has looked at it
+        urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
     except urllib.error.HTTPError as error:
         return b"serve-artifacts" in error.read(1000)
     except OSError:
@@ -221,15 +225,36 @@ def experiment_of(client: Any, recipe: str) -> str:
     return str(experiment.experiment_id)
 
 
-def run_of(client: Any, recipe: str, identity: str) -> str:
-    """Id of the MLflow run of a finetune, in the experiment named after the recipe; made if it is not there."""
+def unlike(client: Any, recipe: str, metric: str, *, any_metric: bool = False) -> dict[str, str]:
+    """Those of `pages.experiment_tags` that the recipe's experiment lacks; none where there is no experiment.
+
+    Args:
+        any_metric: a view of another metric will do: that of a run with a newer recipe than the champion's.
+    """
+    experiment = client.get_experiment_by_name(recipe)
+    wanted = pages.experiment_tags(metric) if experiment else {}
+    good = {pages.VIEW_TAG} & experiment.tags.keys() if experiment and any_metric else set()
+    return {key: value for key, value in wanted.items() if key not in good and experiment.tags.get(key) != value}
+
+
+def show(client: Any, recipe: str, metric: str, *, any_metric: bool = False) -> None:
+    """Makes MLflow's UI open the recipe's experiment as `pages.experiment_tags` says. The arguments are `unlike`'s."""
+    for key, value in unlike(client, recipe, metric, any_metric=any_metric).items():
+        client.set_experiment_tag(client.get_experiment_by_name(recipe).experiment_id, key, value)
+
+
+def run_of(client: Any, recipe: str, identity: str, run: str) -> str:
+    """Id of the MLflow run of a finetune, in the experiment named after the recipe; made if it is not there.
+
+    Args:
+        run: the run id, which names it.
+    """
     experiment_id = experiment_of(client, recipe)
-    found = client.search_runs(
-        [experiment_id], f"tags.`{IDENTITY_TAG}` = '{identity}'", order_by=["attributes.start_time ASC"], max_results=1
-    )
-    if found:
-        return str(found[0].info.run_id)
-    return str(client.create_run(experiment_id, tags={IDENTITY_TAG: identity}, run_name=identity[:12]).info.run_id)
+    asked = pages.search(experiment_id, identity)
+    runs = client.search_runs(asked["experiment_ids"], asked["filter"], order_by=asked["order_by"], max_results=1)
+    if runs:
+        return str(runs[0].info.run_id)
+    return str(client.create_run(experiment_id, tags={IDENTITY_TAG: identity}, run_name=run).info.run_id)
 
 
 def address() -> str:

@@ -15,6 +15,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from regraft import escaped
 from regraft.errors import BadInput
 
 DEEPEST = 50
@@ -48,7 +49,7 @@ def read(text: str, *, where: str, next: str | None = None) -> tuple[yaml.Node |
 
 def refused(problems: list[Problem], *, where: str, next: str | None) -> BadInput:
     """One error of many, in the order of their lines, in letters that every terminal shows."""
-    lines = [f"  line {line}: {_shown(message)}" for line, message in sorted(problems)[:MOST]]
+    lines = [f"  line {line}: {escaped.line(message)}" for line, message in sorted(problems)[:MOST]]
     if len(problems) > MOST:
         lines.append(f"  and {len(problems) - MOST} more")
     count = f"{len(problems)} errors" if len(problems) > 1 else "1 error"
@@ -98,10 +99,6 @@ def _known_keys(schema: type[BaseModel], location: tuple[int | str, ...]) -> lis
         candidates = [field.annotation, *get_args(field.annotation)]
         schema = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), schema)
     return list(schema.model_fields)
-
-
-def _shown(message: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def _wrong(text: str, error: yaml.YAMLError) -> Problem:
@@ -191,19 +188,19 @@ def line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
 
 def _scalar(node: yaml.Node | None, location: tuple[int | str, ...]) -> str:
     """A single value as the file has it; empty where `location` names none."""
-    found = _deepest(node, location)[1]
-    return str(found.value) if isinstance(found, yaml.ScalarNode) else ""
+    scalar = _deepest(node, location)[1]
+    return str(scalar.value) if isinstance(scalar, yaml.ScalarNode) else ""
 
 
 def _deepest(node: yaml.Node | None, location: tuple[int | str, ...]) -> tuple[int, yaml.Node | None]:
     number = _line(node) if node else 1
     for part in location:
-        found = None
+        pair = None
         if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            pair = next(((k, v) for k, v in node.value if k.value == str(part)), None)
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            found = (node.value[part], node.value[part])
-        if found is None:
+            pair = (node.value[part], node.value[part])
+        if pair is None:
             continue  # pydantic puts the tags of unions into locations; the file does not have them
-        number, node = _line(found[0]), found[1]
+        number, node = _line(pair[0]), pair[1]
     return number, node

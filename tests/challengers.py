@@ -15,11 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from regraft import contest, pipeline, recipe, tracking
+from components.promote import package
+from regraft import contest, pipeline, recipe, snapshot, tracking
+from regraft.digests import digests, sha256
 from regraft.ledger import Entry
-from regraft.step import Context
-from regraft.store import Manifest, sha256
-from tests.tiny import Tiny
+from regraft.manifest import Manifest
+from regraft.step import Work
+from tests.worlds import Tiny
 
 
 def make(tiny: Tiny, name: str, *, run: str, right: float, opponent: Entry | None = None) -> Manifest:
@@ -36,16 +38,16 @@ def make(tiny: Tiny, name: str, *, run: str, right: float, opponent: Entry | Non
     answers = np.where(np.arange(len(labels)) < right * len(labels), labels, 1 - labels)
     file = io.BytesIO()
     pq.write_table(pa.table({f"p{i}": np.where(answers == i, 0.9, 0.1) for i in (0, 1)}), file)
-    store.create(f"scores/{model}-{data.outputs['holdout.parquet'].sha256}.parquet", file.getvalue())
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        pq.write_table(pa.table({"digest": pa.array([name], pa.string())}), scratch / "train_digests.parquet")
+        pq.write_table(pa.table({"input": pa.array([name], pa.string())}), scratch / "train_digests.parquet")
         manifest = _publish(tiny, "finetune", model, scratch, trained.document, run)
-    store.replace(f"runs/{run}/recipe.yaml", tiny.recipe.read_bytes())
+    kept_by = {"texts": data.outputs["holdout.parquet"].sha256, "model": manifest.digest}
+    store.create(contest.kept_answers(store, "text-classification").key(model, kept_by), file.getvalue())
     _point(tiny, "validate", data.identity, run)
     _point(tiny, "finetune", model, run)
     judge(tiny, manifest, run=run, opponent=opponent)
-    _log_model(model)
+    _log_model(tiny, manifest, run)
     return manifest
 
 
@@ -53,12 +55,14 @@ def judge(tiny: Tiny, model: Manifest, *, run: str, opponent: Entry | None) -> s
     """Identity of an evaluation of it against that champion, as the run's evaluation; it must say `promote`."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "scratch").mkdir()
-        context = Context(
+        context = Work(
             recipe=recipe.load(tiny.recipe),
             store=tiny.store,
             run=run,
             step=pipeline.step("evaluate"),
             scratch=Path(folder) / "scratch",
+            inputs={},
+            identity="",
         )
         found = contest.decide(context, model=model, opponent=opponent, data=tiny.result("validate"))
         assert found.verdict.verdict == "promote", found.verdict.sentence
@@ -77,14 +81,21 @@ def _publish(tiny: Tiny, step: str, identity: str, folder: Path, document: dict[
 
 def _point(tiny: Tiny, step: str, identity: str, run: str) -> None:
     pointer = {"step": step, "run": run, "state": "done", "identity": identity, "cached": False}
+    pointer["recipe_sha256"] = snapshot.keep(tiny.store, tiny.recipe.read_bytes())
     tiny.store.replace(f"runs/{run}/{step}.json", json.dumps(pointer).encode())
 
 
-def _log_model(model: str) -> None:
+def _log_model(tiny: Tiny, model: Manifest, run: str) -> None:
     """What promote makes when it has proven that MLflow loads the model back."""
     client = tracking.connect()
-    run_id = tracking.run_of(client, "tiny", model)
+    run_id = tracking.run_of(client, "tiny", model.identity, run)
     experiment = client.get_run(run_id).info.experiment_id
-    if not client.search_logged_models([experiment], filter_string=f"tags.`{tracking.IDENTITY_TAG}` = '{model}'"):
-        tags = {tracking.IDENTITY_TAG: model, "regraft.proven": "yes"}
-        client.create_logged_model(experiment, name="tiny", source_run_id=run_id, tags=tags)
+    known = f"tags.`{tracking.IDENTITY_TAG}` = '{model.identity}'"
+    there = client.search_logged_models([experiment], filter_string=known)
+    tags = {tracking.IDENTITY_TAG: model.identity}
+    logged = there[0] if there else client.create_logged_model(experiment, "tiny", source_run_id=run_id, tags=tags)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "MLmodel").write_text(f"model_uuid: {logged.model_id}\n")
+        if not there:
+            client.log_model_artifacts(logged.model_id, folder)
+        package.prove(tiny.store, model, logged=logged.model_id, files=sha256(digests(Path(folder))))

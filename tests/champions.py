@@ -16,16 +16,19 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from components.deploy import export
 from regraft import recipe as recipes
-from regraft import tasks
+from regraft import sources, tasks
+from regraft.digests import sha256
+from regraft.encoders import Encoder
 from regraft.ledger import Entry, Ledger
+from regraft.parts import Recipe
 from regraft.processor import computes_in_bf16
-from regraft.recipe import Recipe
 from regraft.step import result_of
-from regraft.store import Store, sha256
-from regraft.tasks.text_classification import Classifier
+from regraft.store import Store
 
 RUN = "2026-11-24T00-00"
 WORDS = "a an the good bad great awful film plot was is not very dull bright slow sharp story acting".split()  # noqa: SIM905
+GOOD, BAD = ("good", "great", "bright", "sharp"), ("bad", "awful", "dull", "slow")
+NEITHER = [word for word in WORDS if word not in GOOD + BAD]
 BF16 = computes_in_bf16() and not os.environ.get("ONEDNN_MAX_CPU_ISA")
 """Whether OpenVINO serves in bf16 here. It refuses to where it is made to compute as a lesser processor does."""
 TEXTS = [" ".join(WORDS[(7 * i + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 9)) for i in range(40)]
@@ -85,14 +88,19 @@ def promote(store: Store, recipe: Recipe, scratch: Path, version: int) -> Entry:
     )
 
 
-def hand_over(store: Store, recipe: Recipe, scratch: Path, version: int) -> None:
-    """Leaves version N for deploy to make the first champion, as promote does where there is none."""
+def hand_over(store: Store, recipe: Recipe, scratch: Path, version: int, **more: str) -> None:
+    """Leaves version N for deploy to make the first champion, as promote does where there is none.
+
+    Args:
+        more: further metrics of promote.
+    """
     model = trained(store, recipe, scratch, version)
     (scratch / "promote").mkdir(exist_ok=True)
-    metrics = {"version": version, "champion": None, "reason": "test"}
+    metrics = {"version": version, "champion": None, "reason": "test", **more}
+    promoted = sha256(["promoted", version, *more])
     inputs = {"model": model, "evaluation": "e" * 64}
-    publish(store, "promote", f"promoted-{version}", scratch / "promote", inputs=inputs, metrics=metrics)
-    point(store, "promote", f"promoted-{version}")
+    publish(store, "promote", promoted, scratch / "promote", inputs=inputs, metrics=metrics)
+    point(store, "promote", promoted)
 
 
 def trained(store: Store, recipe: Recipe, scratch: Path, version: int) -> str:
@@ -109,15 +117,17 @@ def trained(store: Store, recipe: Recipe, scratch: Path, version: int) -> str:
         out = scratch / "finetune"
         adapted.save_pretrained(out / "adapter", safe_serialization=True)
         tokenizer.save_pretrained(out / "tokenizer")
-        pq.write_table(pa.table({"digest": pa.array([], pa.string())}), out / "train_digests.parquet")
-        publish(store, "finetune", model, out)
-    if store.manifest("validate/holdout") is None:
+        pq.write_table(pa.table({"input": pa.array([], pa.string())}), out / "train_digests.parquet")
+        base = sources.base_model_digest(recipe.base_model.source, recipe.base_model.revision)
+        publish(store, "finetune", model, out, inputs={"base_model": base})
+    holdout = sha256("holdout")
+    if store.manifest(f"validate/{holdout}") is None:
         out = scratch / "validate"
         out.mkdir(parents=True)
         rows = {"text": TEXTS, "label": [i % 2 for i in range(len(TEXTS))], "digest": [sha256(text) for text in TEXTS]}
         pq.write_table(pa.table(rows), out / "holdout.parquet")
-        publish(store, "validate", "holdout", out)
-        point(store, "validate", "holdout")
+        publish(store, "validate", holdout, out)
+        point(store, "validate", holdout)
     return model
 
 
@@ -139,12 +149,12 @@ def publish(
     store.publish(f"{step}/{identity}", folder, {"step": step, "identity": identity, **about})
 
 
-def repository(folder: Path, recipe: Recipe, precision: str) -> Classifier:
+def repository(folder: Path, recipe: Recipe, precision: str) -> Encoder:
     """Makes the folder `models`, from which Triton serves version 1, and returns the model that is in it."""
     store = Store(str(folder / "store"), recipe.name)
     entry = promote(store, recipe, folder, 1)
     files = store.fetch(f"finetune/{entry.model}", result_of(store, "finetune", entry.model), folder / "model")
-    classifier: Classifier = tasks.of(recipe.task).load(recipe, files, folder / "scratch")
+    classifier: Encoder = tasks.of(recipe.task).load(recipe, files, folder / "scratch")
     served = folder / "models" / recipe.name
     export.build(recipe, entry, classifier, served / "1", precision=precision, settings="test")
     (served / "config.pbtxt").write_text(export.config(recipe, [1]))

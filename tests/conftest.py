@@ -11,26 +11,47 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import champions
-from tests.tiny import Tiny
+from tests import worlds
+from tests.worlds import Tiny
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_base(bases: Callable[[str], Path]) -> Path:
     """Folder of a BERT with 2 layers and random weights, with its tokenizer."""
-    return champions.base(tmp_path_factory.mktemp("base"))
+    return bases("text-classification")
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of the base model of a task's world."""
+    made: dict[Any, Path] = {}
+
+    def base(task: str) -> Path:
+        make = worlds.of(task).base
+        if make not in made:
+            made[make] = make(tmp_path_factory.mktemp("base"))
+        return made[make]
+
+    return base
 
 
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real MLflow server on SQLite that serves artifacts itself."""
-    folder = tmp_path_factory.mktemp("mlflow")
+    with mlflow_running(tmp_path_factory.mktemp("mlflow")) as url:
+        yield url
+
+
+@contextmanager
+def mlflow_running(folder: Path) -> Iterator[str]:
+    """A real MLflow server on what is in a folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -41,7 +41,7 @@ location = st.sampled_from(
         "x",
         "s3://bucket/a b/*.parquet",
         "gs://b/[a-z].csv",
-        "${X:-y}/z",
+        "${REGRAFT_DATA:-y}/z",
         "hdfs://h:1/x",
         "https://h/x?a=b&c#d",
         "file:///x",
@@ -55,14 +55,16 @@ nowhere = st.sampled_from(
         "simplecache::x",
         "reference://x",
         "ftp://nope.invalid/x",
-        "${X:-package://nope.sub/x}",
-        "${X:-http://[x/y}",
-        "${X:-s3://}",
+        "${REGRAFT_DATA:-package://nope.sub/x}",
+        "${REGRAFT_DATA:-http://[x/y}",
+        "${REGRAFT_DATA:-s3://}",
     ]
 )
 expression = st.sampled_from([*CRONS, *HOURLY, "0 3 * * 7", "0 0 1,15 jan-DEC/2 *", "59 23 31 12 mon-fri"])
 schedule = part({"cron": expression}, timezone=st.sampled_from(ZONES), deadline=duration) | part(
-    {"asset": location | text.map(lambda word: f"s3://bucket/{word}")}, watch=st.booleans(), deadline=duration
+    {"asset": location.filter(lambda word: "${" not in word) | text.map(lambda word: f"s3://bucket/{word}")},
+    watch=st.booleans(),
+    deadline=duration,
 )
 resources = part(
     cpu=st.sampled_from([0.01, 1024, 0.333333, 1e-2, 1]),

@@ -3,44 +3,50 @@
 from __future__ import annotations
 
 from components.deploy import rollout
-from regraft.ledger import Entry
-from regraft.step import Context, Outcome
-from regraft.store import Manifest
+from regraft.ledger import Entry, Ledger
+from regraft.manifest import Manifest
+from regraft.step import Context, Outcome, Work
 
 
 def inputs(context: Context) -> dict[str, str]:
     """The champion. Its finetune identity covers the base model; where it is served is no part of the result."""
     rollout.target(context.recipe)
-    entry = _due(context)
+    entry = _due(context, context.ledger.now())
     return {"model": entry.model, "version": str(entry.version)}
 
 
-def _due(context: Context) -> Entry:
-    return rollout.due(context.store, context.result("promote"), context.run)
+def _due(context: Context, ledger: Ledger) -> Entry:
+    return rollout.due(ledger, context.result("promote"), context.run)
 
 
-def verify(context: Context, manifest: Manifest) -> bool:
+def verify(context: Work, manifest: Manifest) -> bool:
     """Whether every replica serves what the ledger says; what was refused is tried again."""
-    entry = _due(context)
-    if manifest.refused or rollout.waits(context.store, entry):
+    ledger = context.ledger.now()
+    entry = _due(context, ledger)
+    if manifest.refused or rollout.waits(ledger, entry):
         return False
-    return not rollout.differences(context.store, rollout.target(context.recipe), entry)
+    return not rollout.differences(ledger, rollout.target(context.recipe), entry)
 
 
-def work(context: Context) -> Outcome:
+def work(context: Work) -> Outcome:
     """Builds the champion's version directory and rolls it out."""
     from components.deploy import alias
     from components.deploy.deployment import deploy
 
-    entry = _due(context)
+    entry = _due(context, context.ledger.now())
     done = deploy(
         recipe=context.recipe,
-        store=context.store,
+        ledger=context.ledger,
         entry=entry,
         scratch=context.scratch,
         out=context.out,
         any_settings=False,
         progress=context.progress,
     )
-    alias.follow(context.recipe.name, context.ledger)
-    return Outcome(metrics={"version": done.entry.version}, measured=done.measured, refused=done.refused)
+    alias.update(context.recipe.name, context.ledger)
+    return Outcome(
+        metrics={"version": done.entry.version},
+        measured=done.measured,
+        refused=done.refused,
+        refused_by="rollout" if done.refused else None,
+    )

@@ -1,12 +1,15 @@
-"""MLflow's alias `champion` follows what deploy wrote into the ledger, by plain HTTP: MLflow is not installed here."""
+"""MLflow's alias `champion`, and the history on the model's page, follow what deploy wrote into the ledger.
+
+By plain HTTP: MLflow is not installed here.
+"""
 
 from __future__ import annotations
 
-import os
 import sys
-from base64 import b64encode
+from collections.abc import Callable
+from typing import Any
 
-from regraft import settings
+from regraft import settings, verdicts
 from regraft.errors import BadInput
 from regraft.ledger import Ledger
 
@@ -15,8 +18,8 @@ ROUNDS = 10
 """Each other writer can undo one round at most, by reading the ledger before and writing the alias after us."""
 
 
-def follow(name: str, ledger: Ledger) -> None:
-    """Sets the aliases of a registered model as the ledger says.
+def update(name: str, ledger: Ledger) -> None:
+    """Sets the aliases of a registered model, and the history in its description, as the ledger says.
 
     A server that is away or refuses is only named: Triton serves all the same, and the doctor makes MLflow follow.
     """
@@ -27,46 +30,47 @@ def follow(name: str, ledger: Ledger) -> None:
     failed = None
     for _ in range(ROUNDS):
         head = ledger.head()
-        failed = _set(uri, name, head.version if head else None, {entry.version for entry in ledger.entries()})
+        entries = [entry.model_dump(mode="json") for entry in ledger.latest(verdicts.ENTRIES)]
+        history = verdicts.history(name, entries)
+        version = head.version if head else None
+        failed = _set(uri, name, version, history, lambda number: ledger.version(number) is not None)
         if failed or ledger.head() == head:
             break
     if failed:
         print(f"MLflow's alias champion was not set: {failed}; next: regraft doctor --repair", file=sys.stderr)
 
 
-def _set(uri: str, name: str, version: int | None, decided: set[int]) -> str | None:
+def _set(uri: str, name: str, version: int | None, history: str, decided: Callable[[int], bool]) -> str | None:
     """Sets and takes away what differs; gives what went wrong.
 
     Args:
-        decided: versions that are challengers no more.
+        history: stands in the description after people's own words.
+        decided: says of a version whether it is a challenger no more.
     """
     import urllib3
 
-    user, password = (os.environ.get(f"MLFLOW_TRACKING_{part}", "") for part in ("USERNAME", "PASSWORD"))
-    basic = b64encode(f"{user}:{password}".encode(errors="surrogateescape")).decode()  # in UTF-8, as MLflow's client
-    headers = {"Authorization": f"Basic {basic}"} if user else {}
-    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        headers = {"Authorization": f"Bearer {token}"}
     api = f"{uri}/api/2.0/mlflow/registered-models"
-    with urllib3.PoolManager(headers=headers, timeout=SECONDS) as http:
+    with urllib3.PoolManager(headers=settings.mlflow_login(), timeout=SECONDS) as http:
 
-        def ask(method: str, path: str, **fields: str) -> dict[str, object]:
+        def ask(method: str, path: str, **fields: str) -> dict[str, Any]:
             query = {"fields": fields} if method == "GET" else {"json": fields}
-            answer = http.request(method, f"{api}/{path}", **query, retries=urllib3.Retry(2, backoff_factor=0.2))  # type: ignore[arg-type]
+            answer = http.request(method, f"{api}/{path}", **query, retries=urllib3.Retry(2, backoff_factor=0.2))
             if answer.status != 200:
                 raise urllib3.exceptions.HTTPError(f"status {answer.status}")
-            found: dict[str, object] = answer.json()
-            return found
+            document: dict[str, Any] = answer.json()
+            return document
 
         try:
-            model: dict[str, list[dict[str, str]]] = ask("GET", "get", name=name)["registered_model"]  # type: ignore[assignment]
+            model: dict[str, Any] = ask("GET", "get", name=name)["registered_model"]
             known = {a["alias"]: int(a["version"]) for a in model.get("aliases", [])}
             if version is not None and known.get("champion") != version:
                 ask("POST", "alias", name=name, alias="champion", version=str(version))
             elif version is None and "champion" in known:
                 ask("DELETE", "alias", name=name, alias="champion")
-            if known.get("challenger") in decided:
+            if "challenger" in known and decided(known["challenger"]):
                 ask("DELETE", "alias", name=name, alias="challenger")
+            if (before := model.get("description", "")) != (text := verdicts.beside(before, history)):
+                ask("PATCH", "update", name=name, description=text)
         except (urllib3.exceptions.HTTPError, KeyError, ValueError) as error:
             return str(error)
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 from components.deploy import export, rollout
 from components.deploy import golden as goldens
 from components.deploy.replica import NotServed
-from regraft import pipeline, tasks
+from regraft import base_model, bases, pipeline, tasks
 from regraft import step as steps
-from regraft.ledger import Entry
-from regraft.recipe import Recipe
-from regraft.store import Store, sha256
+from regraft.digests import sha256
+from regraft.errors import NotFound
+from regraft.ledger import Entry, Ledger
+from regraft.parts import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +33,13 @@ class Deployed:
 def settings(recipe: Recipe) -> str:
     """Digest of what a version directory is built by, besides the model."""
     step = pipeline.step("deploy")
-    return sha256({"recipe": pipeline.recipe_part(recipe, step), "code": pipeline.code_digest(step)})
+    return sha256({"recipe": pipeline.recipe_part(recipe, step), "code": pipeline.code_digest(step, recipe.task)})
 
 
 def deploy(
     *,
     recipe: Recipe,
-    store: Store,
+    ledger: Ledger,
     entry: Entry,
     scratch: Path,
     out: Path | None,
@@ -53,26 +55,35 @@ def deploy(
             so a rollback takes no longer than a load.
     """
     place = rollout.target(recipe)
-    waits = rollout.waits(store, entry)
+    waits, store = rollout.waits(ledger, entry), ledger.store
+    trained = None
+    with suppress(NotFound):  # a version that the repository still holds can be served without
+        trained = steps.bound(store, entry)
 
     @cache
-    def classifier() -> Any:
+    def model() -> Any:
         progress(0.1, "load the champion")
-        manifest = steps.result_of(store, "finetune", entry.model)
-        files = store.fetch(f"finetune/{entry.model}", manifest, scratch / "finetune", only=("adapter", "tokenizer"))
+        manifest = trained or steps.result_of(store, "finetune", entry.model)
+        wanted = ("adapter", "tokenizer", base_model.RECORD)
+        files = store.fetch(f"finetune/{entry.model}", manifest, scratch / "finetune", only=wanted)
+        bases.as_trained(store, recipe, scratch / "base", files, manifest)
         return tasks.of(recipe.task).load(recipe, files, scratch / "base")
 
     def build(precision: str) -> Path:
         folder = scratch / f"built-{precision}"
-        return export.build(recipe, entry, classifier(), folder, precision=precision, settings=settings(recipe))
+        return export.build(recipe, entry, model(), folder, precision=precision, settings=settings(recipe))
 
     known = place.repository.serving(entry.version) or {}
-    as_built = known.get("model") == entry.model and (any_settings or known.get("settings") == settings(recipe))
-    golden = goldens.of(store=store, recipe=recipe, entry=entry, classifier=classifier, folder=scratch / "holdout")
+    as_built = (
+        known.get("model") == entry.model
+        and (any_settings or known.get("settings") == settings(recipe))
+        and rollout.built_by_us(store, place.repository, entry.version)
+    )
+    golden = goldens.of(store=store, recipe=recipe, entry=entry, model=model, folder=scratch / "holdout")
     try:
         measured = rollout.roll_out(
             recipe=recipe,
-            store=store,
+            ledger=ledger,
             place=place,
             entry=entry,
             build=build,
@@ -84,7 +95,7 @@ def deploy(
     except NotServed as error:
         reason = " ".join(error.what.split())[:500]
         served = place.repository.served()
-        rollback = None if waits else rollout.take_back(store, entry, served, reason)
+        rollback = None if waits else rollout.take_back(ledger, entry, served, reason)
         if waits:
             before = f"version {served[-1]} never stopped serving" if served else "nothing is served"
             state = f"it did not become champion, and {before}; repeat the run when it is mended: it is tried again"
@@ -99,7 +110,8 @@ def deploy(
         return Deployed(entry=entry, measured={}, refused=f"version {entry.version} {_verb(reason)}; {state}")
     if out is not None:
         compiled = shutil.ignore_patterns("__pycache__")  # Triton's Python backend leaves it where it serves from
-        shutil.copytree(place.repository.directory(entry.version), out / "version", ignore=compiled)
+        # links stay links, so that the store refuses one that leads out of the directory
+        shutil.copytree(place.repository.directory(entry.version), out / "version", symlinks=True, ignore=compiled)
     return Deployed(entry=entry, measured=measured, refused=None)
 
 

@@ -7,19 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from regraft import step as steps
 from regraft import tasks
-from regraft.errors import NotFound
 from regraft.ledger import Entry
-from regraft.recipe import Recipe
+from regraft.memo import Memo
+from regraft.parts import Recipe
 from regraft.store import Store
-from regraft.tasks.text_classification import Classifier
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 SECONDS = 120.0
 """How long the offline answers may take; of a holdout that takes longer, a random part is asked."""
@@ -29,64 +24,59 @@ SEED = 20_261_127
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """What must come out: probabilities of shape (texts, labels), and the true label of each text, in random order."""
+    """Frozen rows and what the champion answers to them offline: tables with a row each, in random order."""
 
-    texts: list[str]
-    labels: list[int]
-    probabilities: npt.NDArray[np.float32]
+    rows: Any
+    answers: Any
 
-    def first(self, rows: int) -> Golden:
+    def first(self, count: int) -> Golden:
         """A random part, since the order is random."""
-        return Golden(texts=self.texts[:rows], labels=self.labels[:rows], probabilities=self.probabilities[:rows])
+        return Golden(rows=self.rows.slice(0, count), answers=self.answers.slice(0, count))
 
 
-def of(*, store: Store, recipe: Recipe, entry: Entry, classifier: Callable[[], Classifier], folder: Path) -> Golden:
+def of(*, store: Store, recipe: Recipe, entry: Entry, model: Callable[[], Any], folder: Path) -> Golden:
     """The golden requests of a champion, kept in the store so that a rollback need not load the model again.
 
     All clean holdout rows that can be answered within SECONDS: 500 were too few to tell a loss of 0.01.
 
     Args:
-        classifier: loads the champion; called only when the store has no answers yet.
+        model: loads the champion; called only when the store has no answers yet.
         folder: scratch.
     """
-    import numpy as np
+    import pyarrow as pa
 
-    key = f"golden/{entry.model}.json"
-    try:
-        kept = store.read_json(key)
-    except NotFound:
-        texts, labels = _clean_rows(store, entry, folder)
+    def answered() -> bytes:
+        asked = _clean_rows(store, recipe, entry, folder)
         task, answers, started = tasks.of(recipe.task), list[Any](), time.monotonic()
-        for start in range(0, len(texts), CHUNK):
-            answers.append(task.probabilities(classifier(), texts[start : start + CHUNK]))
+        for start in range(0, asked.num_rows, CHUNK):
+            answers.append(task.answers(model(), asked.slice(start, CHUNK)))
             if time.monotonic() - started > SECONDS:
                 break
-        probabilities = np.concatenate(answers)
-        kept = {
-            "texts": texts[: len(probabilities)],
-            "labels": labels[: len(probabilities)],
-            "probabilities": probabilities.tolist(),
-        }
-        store.replace(key, json.dumps(kept).encode())
-    return Golden(
-        texts=kept["texts"],
-        labels=kept["labels"],
-        probabilities=np.asarray(kept["probabilities"], dtype=np.float32),
-    )
+        table = pa.concat_tables(answers)
+        return json.dumps({"rows": asked.slice(0, len(table)).to_pylist(), "answers": table.to_pylist()}).encode()
+
+    memo = Memo(store=store, kind="golden", code=__name__, task=recipe.task)
+    made_from = {"model": entry.model, "digest": entry.model_digest or "", "run": entry.run}
+
+    def read(kept: bytes) -> Golden:
+        rows, answers = (pa.Table.from_pylist(json.loads(kept)[name]) for name in ("rows", "answers"))
+        if len(rows) != len(answers):
+            raise ValueError(f"{len(rows)} rows have {len(answers)} answers")
+        return Golden(rows=rows, answers=answers)
+
+    return memo.get(entry.model, made_from, answered, read=read)
 
 
-def _clean_rows(store: Store, entry: Entry, folder: Path) -> tuple[list[str], list[int]]:
-    """Texts and labels of the holdout of the champion's run that it was not trained on, in random order."""
+def _clean_rows(store: Store, recipe: Recipe, entry: Entry, folder: Path) -> Any:
+    """The holdout of the champion's run that it was not trained on, text and target, in random order."""
     import numpy as np
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     validated = steps.upstream(store, entry.run, "validate")
     trained = steps.result_of(store, "finetune", entry.model)
     holdout = store.fetch(f"validate/{validated.identity}", validated, folder, only=("holdout.parquet",))
     digests = store.fetch(f"finetune/{entry.model}", trained, folder, only=("train_digests.parquet",))
-    table = pq.read_table(holdout / "holdout.parquet", columns=["text", "label", "digest"])
-    seen = pq.read_table(digests / "train_digests.parquet")["digest"].combine_chunks()
-    table = table.filter(pc.invert(pc.is_in(table["digest"], seen)))
-    table = table.take(np.random.default_rng(SEED).permutation(table.num_rows))
-    return table["text"].to_pylist(), table["label"].to_pylist()
+    table = pq.read_table(holdout / "holdout.parquet", columns=["text", *tasks.of(recipe.task).ROWS.target])
+    seen = tasks.seen(recipe.task, table, pq.read_table(digests / "train_digests.parquet"), trained.document)
+    table = table.filter(~seen)
+    return table.take(np.random.default_rng(SEED).permutation(table.num_rows))

@@ -8,25 +8,18 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from regraft import settings
+from regraft import settings, tasks
 from regraft.errors import BadInput, RegraftError, Temporary
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from regraft.parts import Recipe
 
 # Seconds that a connection, a load or an answer may take before the replica counts as gone.
 CONNECT_SECONDS = 5.0
 LOAD_SECONDS = 600.0
 ANSWER_SECONDS = 60.0
-# Whoever may load models may run code in Triton, so it can be told to take such requests with a token only.
-TOKEN = "REGRAFT_TRITON_TOKEN"  # noqa: S105 - the name of the variable
-HEADER = "regraft-token"
 LIVE = "/v2/health/live"
 
 
@@ -74,10 +67,20 @@ def _other(address: str, what: str) -> BadInput:
     )
 
 
-def _control(address: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = ANSWER_SECONDS) -> Any:
+def _control(
+    address: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    token: str | None = None,
+    seconds: float = ANSWER_SECONDS,
+) -> Any:
     """What a replica answers to a request that is not for a model: JSON, or None where it says nothing.
 
     Not by tritonclient: to import it takes as long as all else that a cached deploy does.
+
+    Args:
+        token: what shows Triton that this request may control it; that of the settings when left out.
 
     Raises:
         NotServed: it says no.
@@ -87,7 +90,7 @@ def _control(address: str, path: str, body: Mapping[str, Any] | None = None, *, 
     host = address.removeprefix("http://").rstrip("/")
     try:
         with closing(http.client.HTTPConnection(host, timeout=CONNECT_SECONDS)) as connection:
-            said, status = _exchange(connection, path, body, seconds)
+            said, status = _exchange(connection, path, body, token or settings.triton_token(), seconds)
     except http.client.RemoteDisconnected as error:  # it went away before its answer
         raise _unreachable(address, error) from error
     except (http.client.BadStatusLine, http.client.LineTooLong) as error:
@@ -108,7 +111,7 @@ def _control(address: str, path: str, body: Mapping[str, Any] | None = None, *, 
 
 
 def _exchange(
-    connection: http.client.HTTPConnection, path: str, body: Mapping[str, Any] | None, seconds: float
+    connection: http.client.HTTPConnection, path: str, body: Mapping[str, Any] | None, token: str | None, seconds: float
 ) -> tuple[bytes, int]:
     """One request and its answer, with its status. It may take longer than to connect does."""
     connection.connect()
@@ -116,15 +119,9 @@ def _exchange(
     if body is None:
         connection.request("GET", path)
     else:
-        connection.request("POST", path, json.dumps(body), _headers())
+        connection.request("POST", path, json.dumps(body), {settings.TRITON_HEADER: token} if token else {})
     answer = connection.getresponse()
     return answer.read(), answer.status
-
-
-def _headers() -> dict[str, str]:
-    """What shows Triton that this request may control it."""
-    token = os.environ.get(TOKEN)
-    return {HEADER: token} if token else {}
 
 
 def reach(address: str) -> None:
@@ -136,10 +133,14 @@ def reach(address: str) -> None:
         _control(address, LIVE)
 
 
-def index(address: str, name: str) -> dict[int, tuple[str, str]]:
-    """State and reason of each version of a model that the replica knows, such as {2: ("READY", "")}."""
+def index(address: str, name: str, *, token: str | None = None) -> dict[int, tuple[str, str]]:
+    """State and reason of each version of a model that the replica knows, such as {2: ("READY", "")}.
+
+    Args:
+        token: that of a server of one's own; that of the settings when left out.
+    """
     try:
-        known = _control(address, "/v2/repository/index", {}) or []
+        known = _control(address, "/v2/repository/index", {}, token=token) or []
     except NotServed as error:  # says nothing about any version
         raise Temporary(f"Triton is not well: {error.what}", where=address, next="repeat the command") from error
     return {
@@ -174,27 +175,22 @@ def unload(address: str, name: str) -> None:
 
 
 class Caller:
-    """Sends texts to one version on one replica over a connection that stays open until `close`."""
+    """Sends rows to one version on one replica over a connection that stays open until `close`."""
 
-    def __init__(self, client: Any, name: str, version: int | None) -> None:
+    def __init__(self, client: Any, task: str, name: str, version: int | None) -> None:
         self._client = client
+        self._task = tasks.of(task)
         self._name = name
         self._version = "" if version is None else str(version)
 
-    def __call__(self, texts: Sequence[str]) -> tuple[list[str], npt.NDArray[np.float32], int]:
-        """Labels, probabilities of shape (texts, labels), and the version that answered."""
-        import numpy as np
-        import tritonclient.http
-
-        tensor = tritonclient.http.InferInput("text", [len(texts), 1], "BYTES")
-        tensor.set_data_from_numpy(np.array([[text.encode()] for text in texts], dtype=np.object_))
-        answer = self._client.infer(self._name, [tensor], model_version=self._version)
-        labels = [label.decode() for label in answer.as_numpy("label").reshape(-1)]
-        return labels, answer.as_numpy("probabilities"), int(answer.get_response()["model_version"])
+    def __call__(self, rows: Any) -> tuple[Any, int]:
+        """What it answers, as the task reads it, and the version that answered."""
+        answer = self._client.infer(self._name, self._task.request(rows), model_version=self._version)
+        return self._task.read(answer), int(answer.get_response()["model_version"])
 
 
 @contextmanager
-def calling(address: str, name: str, version: int | None = None) -> Iterator[Caller]:
+def calling(address: str, recipe: Recipe, version: int | None = None) -> Iterator[Caller]:
     """A caller of a version; of the newest that the replica serves when `version` is None."""
     with _client(address, seconds=ANSWER_SECONDS) as client:
-        yield Caller(client, name, version)
+        yield Caller(client, recipe.task, recipe.name, version)

@@ -31,8 +31,10 @@ START_SECONDS = 600.0
 class Replicas(Protocol):
     """Finds the replicas."""
 
-    start_seconds: float
-    """How long one that is there may take to answer."""
+    @property
+    def start_seconds(self) -> float:
+        """How long one that is there may take to answer."""
+        ...
 
     def find(self) -> tuple[str, ...]:
         """host:port of the HTTP endpoint of each replica there is now."""
@@ -60,14 +62,14 @@ class Pods:
     start_seconds: float = START_SECONDS
 
     def find(self) -> tuple[str, ...]:
-        found = addresses(self._slices(), self.port)
-        if not found:
+        pods = addresses(self._slices(), self.port)
+        if not pods:
             raise Temporary(
                 f"no Triton pod runs behind Service {self.service}",
                 where=f"namespace {self.namespace}",
                 next=f"kubectl -n {self.namespace} get pods, then repeat the command",
             )
-        return found
+        return pods
 
     def _slices(self) -> list[dict[str, Any]]:
         """The Service's EndpointSlices; of a cluster before 1.21, its Endpoints as one."""
@@ -127,22 +129,22 @@ class Absent(Exception):
 
 def as_slice(endpoints: dict[str, Any]) -> dict[str, Any]:
     """An Endpoints object in the form of an EndpointSlice. It does not tell which pods are on their way out."""
-    found = []
+    listed = []
     for subset in endpoints.get("subsets") or []:
         for address in [*(subset.get("addresses") or []), *(subset.get("notReadyAddresses") or [])]:
-            found.append({"addresses": [address["ip"]], "targetRef": address.get("targetRef")})
-    return {"endpoints": found}
+            listed.append({"addresses": [address["ip"]], "targetRef": address.get("targetRef")})
+    return {"endpoints": listed}
 
 
 def addresses(slices: list[dict[str, Any]], port: int) -> tuple[str, ...]:
     """host:port of each endpoint that is not on its way out, ready or not, in the order of the pods' names."""
-    found = set()
+    pods = set()
     for endpoint in (endpoint for some in slices for endpoint in some.get("endpoints") or []):
         if not (endpoint.get("conditions") or {}).get("terminating"):
             ip = endpoint["addresses"][0]
             name = (endpoint.get("targetRef") or {}).get("name", "")
-            found.add((name, f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"))
-    return tuple(address for _, address in sorted(found))
+            pods.add((name, f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"))
+    return tuple(address for _, address in sorted(pods))
 
 
 def named(urls: str) -> Replicas:

@@ -18,12 +18,13 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regraft.digests import digests, sha256
 from regraft.errors import LASTING, BadInput, Temporary
 
 LOCK_SECONDS = 900.0
@@ -83,6 +84,12 @@ class Repository:
             return None
         return document
 
+    def whole(self, version: int) -> bool:
+        """Whether a version directory is as it was built, by the digest in its serving.json."""
+        serving, folder = self.serving(version), self.directory(version)
+        shutil.rmtree(folder / "__pycache__", ignore_errors=True)  # Triton may leave it, and Python would believe it
+        return serving is not None and serving.get("digest") == digest(serving, folder)
+
     def config(self) -> str | None:
         """The text of config.pbtxt; None before the first deploy."""
         try:
@@ -92,8 +99,8 @@ class Repository:
 
     def served(self) -> list[int]:
         """The versions that config.pbtxt makes Triton serve, ascending; the last one is the champion."""
-        found = re.search(r"versions:\s*\[([\d,\s]*)\]", self.config() or "")
-        return sorted(int(part) for part in found[1].split(",") if part.strip()) if found else []
+        match = re.search(r"versions:\s*\[([\d,\s]*)\]", self.config() or "")
+        return sorted(int(part) for part in match[1].split(",") if part.strip()) if match else []
 
     def configure(self, text: str) -> None:
         """Puts config.pbtxt in place, whole."""
@@ -140,6 +147,13 @@ class Repository:
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
+
+
+def digest(serving: Mapping[str, Any], folder: Path) -> str:
+    """Digest of a version directory: of what its serving.json says besides, and of each other file."""
+    files = digests(folder)
+    files.pop("serving.json", None)
+    return sha256({"serving": {key: value for key, value in serving.items() if key != "digest"}, "files": files})
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -17,10 +18,11 @@ from components.deploy.replica import NotServed
 from components.deploy.replicas import Replicas
 from components.deploy.repository import Repository
 from regraft import settings
-from regraft.errors import BadInput, NotFound, Refused, RegraftError, Temporary
-from regraft.ledger import Entry, Ledger, Moved, whoami
-from regraft.recipe import Recipe
-from regraft.store import Manifest, Store
+from regraft.errors import AlreadyExists, BadInput, NotFound, Refused, RegraftError, Temporary
+from regraft.ledger import Entry, Ledger, Moved, of_promoted, whoami
+from regraft.manifest import Manifest
+from regraft.parts import Recipe
+from regraft.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +46,16 @@ def target(recipe: Recipe) -> Target:
     return Target(repository=Repository(root, recipe.name), replicas=replicas.named(urls))
 
 
-def champion(store: Store) -> Entry:
+def champion(ledger: Ledger) -> Entry:
     """The ledger's head. Raises NotFound before the first promotion."""
-    head = Ledger(store).head()
+    head = ledger.head()
     if head is None:
-        raise NotFound("there is no champion to deploy yet", where=store.where("ledger"), next="regraft run RECIPE")
+        where = ledger.store.where("ledger")
+        raise NotFound("there is no champion to deploy yet", where=where, next="regraft run RECIPE")
     return head
 
 
-def due(store: Store, promoted: Manifest, run: str) -> Entry:
+def due(ledger: Ledger, promoted: Manifest, run: str) -> Entry:
     """What a run has to roll out: the ledger's head, or the challenger that becomes it once it serves.
 
     That is a challenger which there was no champion to compare with; or one that deploy took back before, and nothing
@@ -66,9 +69,9 @@ def due(store: Store, promoted: Manifest, run: str) -> Entry:
         Refused: another model became the first champion meanwhile, which the challenger was never compared with.
         NotFound: there is no champion, and this run has none to offer.
     """
-    ledger, model = Ledger(store), promoted.inputs.get("model", "")
+    model = promoted.inputs.get("model", "")
     head, newest, known, opponent = ledger.head(), ledger.newest(), ledger.champion(model), ledger.opponent(model)
-    about = {"model": model, "run": run, "evaluation": promoted.inputs.get("evaluation", "")}
+    about = of_promoted(promoted.inputs, run)
     reason = promoted.metrics.get("reason")
     if head is None and known is None and "version" in promoted.metrics:
         version, reason = promoted.metrics["version"], reason or f"promoted by run {run}"
@@ -77,30 +80,31 @@ def due(store: Store, promoted: Manifest, run: str) -> Entry:
     elif head and known is None and reason:
         raise Refused(
             f"version {head.version} became champion before version {promoted.metrics['version']} was served",
-            where=store.where("ledger"),
+            where=ledger.store.where("ledger"),
             state="nothing was changed",
             next=f"regraft run RECIPE --run {run}  (compares it with the new champion)",
         )
     else:
-        return champion(store)
+        return champion(ledger)
     sequence = newest.sequence + 1 if newest else 1
+    who = whoami(approved_by=promoted.metrics.get("approved_by"))
     return Entry(
-        sequence=sequence, kind="promote", version=version, reason=reason, who=whoami(), at=datetime.now(UTC), **about
+        sequence=sequence, kind="promote", version=version, reason=reason, who=who, at=datetime.now(UTC), **about
     )
 
 
-def waits(store: Store, entry: Entry) -> bool:
+def waits(ledger: Ledger, entry: Entry) -> bool:
     """Whether an entry is one that deploy has yet to write."""
-    newest = Ledger(store).newest()
+    newest = ledger.newest()
     return entry.sequence > (newest.sequence if newest else 0)
 
 
-def wanted(store: Store, repository: Repository, head: Entry) -> list[int]:
+def wanted(ledger: Ledger, repository: Repository, head: Entry) -> list[int]:
     """The versions that Triton should serve: the champion, and below it the one that a rollback would return to.
 
     A higher version cannot stay, since requests that name no version get the highest.
     """
-    previous = Ledger(store).previous()
+    previous = ledger.previous()
     warm = previous is not None and previous.version < head.version and _same(repository, previous)
     return [previous.version, head.version] if warm and previous else [head.version]
 
@@ -110,23 +114,48 @@ def _same(repository: Repository, entry: Entry) -> bool:
     return (repository.serving(entry.version) or {}).get("model") == entry.model
 
 
-def differences(store: Store, place: Target, head: Entry) -> list[str]:
+def built_by_us(store: Store, repository: Repository, version: int) -> bool:
+    """Whether a version directory is as a deploy built it: who may write the model repository could replace it whole,
+    digest and all, but cannot write the store, which knows the digests of what was built."""
+    serving = repository.serving(version)
+    if not serving or not repository.whole(version):
+        return False
+    try:
+        store.read(_built(serving["digest"]))
+    except NotFound:
+        return False
+    return True
+
+
+def _note(store: Store, repository: Repository, version: int) -> None:
+    """Puts the digest of a version directory into the store."""
+    serving = repository.serving(version) or {}
+    about = {key: serving.get(key) for key in ("digest", "model", "version")}
+    with suppress(AlreadyExists):
+        store.create(_built(serving["digest"]), json.dumps(about, indent=1).encode())
+
+
+def _built(digest: str) -> str:
+    return f"built/{digest}.json"
+
+
+def differences(ledger: Ledger, place: Target, head: Entry) -> list[str]:
     """Each way in which the repository or a replica differs from the ledger, as a sentence."""
     repository = place.repository
     if not _same(repository, head):
         return [f"the model repository does not hold version {head.version}"]
-    versions = wanted(store, repository, head)
-    found = []
+    versions = wanted(ledger, repository, head)
+    sentences = []
     if repository.served() != versions:
-        found.append(f"config.pbtxt serves versions {repository.served()} instead of {versions}")
+        sentences.append(f"config.pbtxt serves versions {repository.served()} instead of {versions}")
 
     def compare(address: str) -> None:
         ready = replica.ready(address, repository.name)
         if ready != set(versions):
-            found.append(f"{address} serves versions {sorted(ready)} instead of {versions}")
+            sentences.append(f"{address} serves versions {sorted(ready)} instead of {versions}")
 
     replicas.each(place.replicas, compare)
-    return found
+    return sentences
 
 
 def left_over(store: Store, place: Target) -> list[str]:
@@ -137,10 +166,10 @@ def left_over(store: Store, place: Target) -> list[str]:
     return [f"Triton serves version {version}, which is not champion; {again}" for version in ours]
 
 
-def clear(store: Store, place: Target) -> None:
+def clear(ledger: Ledger, place: Target) -> None:
     """Takes away what is left over, unless somebody became champion meanwhile."""
     with place.repository.lock():
-        if Ledger(store).head() is None and left_over(store, place):
+        if ledger.head() is None and left_over(ledger.store, place):
             for version in place.repository.served():
                 _restore(place, version, None, [], existed=False, replaced=None)
 
@@ -148,7 +177,7 @@ def clear(store: Store, place: Target) -> None:
 def roll_out(
     *,
     recipe: Recipe,
-    store: Store,
+    ledger: Ledger,
     place: Target,
     entry: Entry,
     build: Callable[[str], Path],
@@ -187,7 +216,7 @@ def roll_out(
                 built = build(way)
                 progress(0.4, f"trial of {way}")
                 measured = trial.hold(recipe=recipe, version=entry.version, built=built, golden=golden, folder=scratch)
-            _serve(recipe, store, place, entry, built, golden, progress)
+            _serve(recipe, ledger, place, entry, built, golden, progress)
         except NotServed as error:
             if slower is None:
                 raise
@@ -200,7 +229,7 @@ def roll_out(
 
 def _serve(
     recipe: Recipe,
-    store: Store,
+    ledger: Ledger,
     place: Target,
     entry: Entry,
     built: Path | None,
@@ -220,30 +249,33 @@ def _serve(
             raise
 
     with repository.lock():
-        _still_head(store, entry)
+        _still_head(ledger, entry)
         repository.clean()
         before, served = repository.config(), repository.served()
         existed = repository.serving(entry.version) is not None
-        if served == [entry.version] and waits(store, entry):  # left by a deploy that died before it wrote the entry
+        if served == [entry.version] and waits(ledger, entry):  # left by a deploy that died before it wrote the entry
             before, served, existed = None, [], False
         replaced = None
         try:
             progress(0.7, "publish")
             if built is not None:
                 replaced = repository.publish(built, entry.version)
+                _note(ledger.store, repository, entry.version)
+            if not repository.whole(entry.version):
+                raise NotServed("does not load: its directory in the model repository is not as it was built")
             repository.configure(export.config(recipe, [*{*served, entry.version}]))
             replicas.each(place.replicas, serve)
-            entry = _written(store, entry)
+            entry = _written(ledger, entry)
         except BaseException:
             _restore(place, entry.version, before, served, existed=existed, replaced=replaced)
             raise
         progress(0.97, "retire")
-        versions = wanted(store, repository, entry)
+        versions = wanted(ledger, repository, entry)
         repository.configure(export.config(recipe, versions))
         replicas.each(place.replicas, lambda address: _retire(address, recipe.name, versions))
-        _remove_old(store, repository, versions)
+        _remove_old(ledger, repository, versions)
         repository.clean()
-        _still_head(store, entry)
+        _still_head(ledger, entry)
 
 
 def _retire(address: str, name: str, versions: list[int]) -> None:
@@ -259,22 +291,21 @@ def _retire(address: str, name: str, versions: list[int]) -> None:
         ) from error
 
 
-def _written(store: Store, entry: Entry) -> Entry:
+def _written(ledger: Ledger, entry: Entry) -> Entry:
     """The entry as it stands in the ledger, written now if it waited. Raises Temporary if another was first."""
-    _still_head(store, entry)
-    if not waits(store, entry):
+    _still_head(ledger, entry)
+    if not waits(ledger, entry):
         return entry
-    ledger = Ledger(store)
     try:
-        return ledger.again(ledger.head(), entry, kind=entry.kind, reason=entry.reason)
+        return ledger.append(ledger.head(), **entry.model_dump(exclude={"sequence", "at", "refused"}))
     except Moved:
-        _still_head(store, entry)
+        _still_head(ledger, entry)
         raise
 
 
-def _still_head(store: Store, entry: Entry) -> None:
+def _still_head(ledger: Ledger, entry: Entry) -> None:
     """Raises Temporary if the ledger has gone on since the entry was its head, or was to become it."""
-    newest = Ledger(store).newest()
+    newest = ledger.newest()
     if (
         newest
         and newest.sequence >= entry.sequence
@@ -282,7 +313,7 @@ def _still_head(store: Store, entry: Entry) -> None:
     ):
         raise Temporary(
             f"the champion changed from version {entry.version} to {newest.version} during the rollout",
-            where=store.where("ledger"),
+            where=ledger.store.where("ledger"),
             next="repeat the command: it deploys the new champion",
         )
 
@@ -312,16 +343,15 @@ def _restore(
         repository.folder.rmdir()  # only when nothing is in it
 
 
-def _remove_old(store: Store, repository: Repository, versions: list[int]) -> None:
+def _remove_old(ledger: Ledger, repository: Repository, versions: list[int]) -> None:
     """Removes the directories of versions that neither serve nor are the last champion, for a quick roll-forward."""
-    entries = Ledger(store).entries()
-    last = next((e.version for e in reversed(entries) if e.version != entries[-1].version), None)
+    last = ledger.replaced()
     for version in repository.versions():
-        if version not in versions and version != last:
+        if version not in versions and not (last and version == last.version):
             repository.remove(version)
 
 
-def take_back(store: Store, entry: Entry, served: list[int], reason: str) -> Entry | None:
+def take_back(ledger: Ledger, entry: Entry, served: list[int], reason: str) -> Entry | None:
     """Writes into the ledger that a champion could not be rolled out, and that the one that serves is champion again.
 
     Args:
@@ -333,7 +363,6 @@ def take_back(store: Store, entry: Entry, served: list[int], reason: str) -> Ent
     Raises:
         Moved: the champion has changed meanwhile.
     """
-    ledger = Ledger(store)
     reason = f"rollout of version {entry.version} failed: {reason}"
     for version in sorted(served, reverse=True):
         earlier = ledger.version(version)

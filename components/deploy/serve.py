@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -26,8 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.deploy import front, keeper
-from components.deploy.replica import HEADER, TOKEN
+from components.deploy import front, keeper, nesting, unseen
+from regraft import escaped, settings
 from regraft.errors import BadInput, RegraftError, Temporary
 
 # What lets a client run code in the server, or reach into its memory.
@@ -77,16 +78,13 @@ def command(
     """The command line of a server whose models are loaded and unloaded by request only.
 
     At its start it loads all that the repository holds, so a replica that restarts serves again by itself. A model that
-    fails to load must take neither the server nor its readiness away from the others. Where REGRAFT_TRITON_TOKEN is
-    set, only requests that carry it may control the server.
+    fails to load must take neither the server nor its readiness away from the others.
 
     Args:
         address: what it listens on.
         exit_timeout: seconds that clients have, once it is told to stop, to take their answers and hang up.
         extra: options of tritonserver that win over those chosen here.
     """
-    token = os.environ.get(TOKEN)
-    restricted = ("http-restricted-api", "grpc-restricted-protocol") if token else ()
     return [
         str(server / "bin" / "tritonserver"),
         f"--model-repository={repository}",
@@ -105,9 +103,25 @@ def command(
         "--allow-cpu-metrics=false",
         "--allow-gpu-metrics=false",
         "--log-verbose=0",
-        *(f"--{option}={CONTROL}:{HEADER}={token}" for option in restricted),
         *extra,
     ]
+
+
+def _controlled_by(token: str | None) -> tuple[list[str], dict[str, str]]:
+    """The arguments by which only requests with a token may control the server, and the variables that they lie in."""
+    if token is None:
+        return [], {}
+    value = f"{CONTROL}:{settings.TRITON_HEADER}={token}"
+    arguments = [f"--http-restricted-api={value}", f"--grpc-restricted-protocol={value}"]
+    if unseen.possible():
+        return unseen.hide(arguments)
+    print(
+        "serve: Triton's token stands on its command line, where each user of this machine (in a container: each "
+        "process of it) can read it, since no process may be traced (ptrace) here",
+        file=sys.stderr,
+        flush=True,
+    )
+    return arguments, {}
 
 
 def environment(server: Path) -> dict[str, str]:
@@ -131,8 +145,20 @@ def _die_with_parent(number: int = signal.SIGKILL) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, number)
 
 
+def _before_exec() -> None:
+    """What a process does just before it becomes the server."""
+    nesting.deepen()
+    unseen.reveal_after_exec()
+
+
+def _prepare() -> None:
+    """What a child does just before it becomes the server."""
+    _die_with_parent()
+    _before_exec()
+
+
 @dataclass(kw_only=True)
-class Server:
+class Running:
     """A server that this process started."""
 
     process: subprocess.Popen[bytes]
@@ -146,34 +172,38 @@ class Server:
 
 
 @contextmanager
-def running(*, repository: Path, log: Path, server: str | Path | None = None, timeout: float = 120) -> Iterator[Server]:
+def running(
+    *, repository: Path, log: Path, server: str | Path | None = None, token: str | None = None, timeout: float = 120
+) -> Iterator[Running]:
     """A server on free loopback ports, ready for requests, that ends with the block or with this process.
 
     Args:
         repository: the model repository; all that is in it is loaded.
         log: file that takes the server's log.
         server: see `home`.
+        token: only who sends it may control the server; that of the settings when left out, and without one anybody.
         timeout: seconds to wait for it to be ready.
 
     Raises:
         Temporary: it ended or was not ready in time; the message holds the end of its log.
     """
-    found = home(server)
+    folder = home(server)
     ports = free_ports()
-    started = command(found, repository=repository, ports=ports, exit_timeout=5)
+    words, hidden = _controlled_by(token or settings.triton_token())
+    started = command(folder, repository=repository, ports=ports, exit_timeout=5, extra=words)
     with log.open("ab") as output:
         process = subprocess.Popen(
             started,
-            env=environment(found),
+            env={**environment(folder), **hidden},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_prepare,
         )
     try:
         _wait(process, ports.http, log, timeout)
-        yield Server(process=process, ports=ports, log=log)
+        yield Running(process=process, ports=ports, log=log)
     finally:
         _stop(process)
         _sweep(started)
@@ -234,7 +264,17 @@ def _start_front(address: str, port: int, triton: int) -> None:
     )
 
 
+def _token() -> str:
+    """The token of the settings; where there is none, one that nobody knows."""
+    token = settings.triton_token()
+    if token is None:
+        text = f"serve: {settings.TRITON_TOKEN} is not set, so nobody may load or unload models by request"
+        print(text, file=sys.stderr, flush=True)
+    return token or secrets.token_hex(32)
+
+
 def main() -> int:
+    escaped.stderr()
     parser = argparse.ArgumentParser(prog="python -m components.deploy.serve", description="Starts a Triton server.")
     parser.add_argument("--repository", type=Path, required=True, help="the model repository; made if it is not there")
     parser.add_argument("--server", help="folder of the server (default: REGRAFT_TRITONSERVER or .cache/tritonserver)")
@@ -266,13 +306,15 @@ def main() -> int:
         http = free_ports().http if arguments.front else arguments.http_port
         behind = ["--http-address=127.0.0.1"] if arguments.front else []
         ports = Ports(http=http, grpc=arguments.grpc_port, metrics=arguments.metrics_port)
+        words, hidden = _controlled_by(_token())
+        variables = {**environment(server), **hidden}
         started = command(
             server,
             repository=arguments.repository.absolute(),
             ports=ports,
             address=arguments.address,
             exit_timeout=arguments.exit_timeout,
-            extra=[*behind, *arguments.extra],
+            extra=[*behind, *words, *arguments.extra],
         )
         if arguments.front:
             _start_front(arguments.address, arguments.http_port, ports.http)
@@ -280,14 +322,15 @@ def main() -> int:
             try:
                 return keeper.keep(
                     started,
-                    environment(server),
+                    variables,
                     deaths=arguments.restart,
-                    prepare=_die_with_parent,
+                    prepare=_prepare,
                     say=lambda text: print(f"serve: {text}", file=sys.stderr, flush=True),
                 )
             finally:
                 _sweep(started)
-        os.execve(started[0], started, environment(server))  # noqa: S606
+        _before_exec()
+        os.execve(started[0], started, variables)  # noqa: S606
     except RegraftError as error:
         print(f"serve: {error}", file=sys.stderr)
         return int(error.exit)

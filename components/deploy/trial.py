@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from components.deploy import export, replica, serve
 from components.deploy.golden import Golden
 from components.deploy.replica import NotServed
-from regraft import intervals
-from regraft.recipe import Recipe
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from regraft import tally, tasks
+from regraft.parts import Recipe
 
 # Single requests that the latency is measured on; of a hundred, the 99th percentile is nearly the slowest.
 REQUESTS = 200
@@ -42,20 +38,23 @@ def hold(*, recipe: Recipe, version: int, built: Path, golden: Golden, folder: P
     private.mkdir(parents=True)
     shutil.copytree(built, private / str(version))
     (private / "config.pbtxt").write_text(export.config(recipe, [version]), encoding="utf-8")
-    with serve.running(repository=repository, log=folder / "trial.log", timeout=replica.LOAD_SECONDS) as server:
-        state, reason = replica.index(server.address, recipe.name).get(version, ("UNKNOWN", "Triton does not know it"))
+    token = secrets.token_hex(32)  # nobody else may control it either
+    log = folder / "trial.log"
+    with serve.running(repository=repository, log=log, token=token, timeout=replica.LOAD_SECONDS) as server:
+        known = replica.index(server.address, recipe.name, token=token)
+        state, reason = known.get(version, ("UNKNOWN", "Triton does not know it"))
         if state != "READY":
             raise NotServed(f"does not load: {reason}")
-        with replica.calling(server.address, recipe.name, version) as ask:
+        with replica.calling(server.address, recipe, version) as ask:
             batched = _in_batches(ask, recipe, version, golden)
-            parity = _within_parity(recipe, golden, *batched)
-            _loses_nothing(recipe, golden, batched[1])
+            parity = _within_parity(recipe, golden, batched)
+            _loses_nothing(recipe, golden, batched)
             alone, seconds = _one_by_one(ask, recipe, version, golden)
-        parity_alone = _within_parity(recipe, golden.first(len(seconds)), *alone)
+        parity_alone = _within_parity(recipe, golden.first(len(seconds)), alone)
         return {
-            "rows": len(golden.texts),
+            "rows": golden.rows.num_rows,
             "parity": max(parity, parity_alone),
-            "batch_effect": _independent(recipe, alone[1], batched[1]),
+            "batch_effect": _independent(recipe, alone, batched),
             **_in_time(recipe, seconds),
         }
 
@@ -63,88 +62,74 @@ def hold(*, recipe: Recipe, version: int, built: Path, golden: Golden, folder: P
 def agree(address: str, *, recipe: Recipe, version: int, golden: Golden) -> None:
     """Compares a replica's answers with the offline ones. Raises NotServed when they are too far apart."""
     some = golden.first(ROWS)
-    with replica.calling(address, recipe.name, version) as ask:
-        _within_parity(recipe, some, *_in_batches(ask, recipe, version, some))
+    with replica.calling(address, recipe, version) as ask:
+        _within_parity(recipe, some, _in_batches(ask, recipe, version, some))
 
 
-Answers = tuple[list[str], "npt.NDArray[np.float32]"]
-"""Labels, and probabilities of shape (texts, labels)."""
-
-
-def _in_batches(ask: replica.Caller, recipe: Recipe, version: int, golden: Golden) -> Answers:
-    import numpy as np
-
+def _in_batches(ask: replica.Caller, recipe: Recipe, version: int, golden: Golden) -> Any:
+    """All answers, as the task reads them."""
     size = recipe.serving.max_batch_size
-    batches = [_answers(ask, version, golden.texts[at : at + size]) for at in range(0, len(golden.texts), size)]
-    return [label for labels, _ in batches for label in labels], np.concatenate([scores for _, scores in batches])
+    batches = [_answers(ask, version, golden.rows.slice(at, size)) for at in range(0, golden.rows.num_rows, size)]
+    return tasks.of(recipe.task).joined(batches)
 
 
-def _one_by_one(ask: replica.Caller, recipe: Recipe, version: int, golden: Golden) -> tuple[Answers, list[float]]:
+def _one_by_one(ask: replica.Caller, recipe: Recipe, version: int, golden: Golden) -> tuple[Any, list[float]]:
     """The answers to REQUESTS single requests, or as many as there are rows, and the seconds that each took."""
-    import numpy as np
-
-    answers, seconds, late = list[Answers](), list[float](), 0
-    for text in golden.texts[:REQUESTS]:
+    answers, seconds, late = list[Any](), list[float](), 0
+    for number in range(min(REQUESTS, golden.rows.num_rows)):
+        row = golden.rows.slice(number, 1)
         started = time.perf_counter()
-        answers.append(_answers(ask, version, [text]))
+        answers.append(_answers(ask, version, row))
         seconds.append(time.perf_counter() - started)
         late += seconds[-1] * 1000 > recipe.serving.latency_budget_ms
         if late > REQUESTS / 50:
             break  # the 99th percentile can only be above the budget
-    return ([label for labels, _ in answers for label in labels], np.concatenate([s for _, s in answers])), seconds
+    return tasks.of(recipe.task).joined(answers), seconds
 
 
-def _answers(ask: replica.Caller, version: int, texts: Sequence[str]) -> Answers:
-    labels, scores, answered = ask(texts)
-    if answered != version:
-        raise NotServed(f"answers wrongly: version {answered} answered instead")
-    return labels, scores
+def _answers(ask: replica.Caller, version: int, rows: Any) -> Any:
+    answers, by = ask(rows)
+    if by != version:
+        raise NotServed(f"answers wrongly: version {by} answered instead")
+    return answers
 
 
-def _within_parity(recipe: Recipe, golden: Golden, labels: list[str], served: npt.NDArray[np.float32]) -> float:
-    """The largest difference from the offline probabilities. Raises NotServed."""
-    import numpy as np
-
-    if served.shape != golden.probabilities.shape or not np.isfinite(served).all():
-        raise NotServed(f"answers wrongly: shape {served.shape}, finite: {bool(np.isfinite(served).all())}")
-    difference = float(np.abs(served - golden.probabilities).max())
-    if difference > recipe.serving.parity:
+def _within_parity(recipe: Recipe, golden: Golden, served: Any) -> float:
+    """How far the answers are from the offline ones. Raises NotServed."""
+    task = tasks.of(recipe.task)
+    if wrong := task.flaw(recipe, served, golden.answers):
+        raise NotServed(f"answers wrongly: {wrong}")
+    distance: float = task.distance(task.numbers(served), golden.answers)
+    if distance > recipe.serving.parity:
         raise NotServed(
-            f"answers wrongly: a probability differs by {difference:.4f} from the offline one; "
+            f"answers wrongly: {task.COMPARED} differs by {distance:.4f} from the offline one; "
             f"serving.parity allows {recipe.serving.parity:g}"
         )
-    if labels != [recipe.data.labels[i] for i in served.argmax(axis=1)]:
-        raise NotServed("answers wrongly: the label is not the one with the highest probability")
-    return difference
+    return distance
 
 
-def _independent(recipe: Recipe, alone: npt.NDArray[np.float32], batched: npt.NDArray[np.float32]) -> float:
-    """The largest difference between the first answers and those of the same texts alone. Raises NotServed."""
-    effect = float(abs(alone - batched[: len(alone)]).max())
+def _independent(recipe: Recipe, alone: Any, batched: Any) -> float:
+    """How far the first answers are from those to the same texts alone. Raises NotServed."""
+    task = tasks.of(recipe.task)
+    one = task.numbers(alone)
+    effect: float = task.distance(one, task.numbers(batched).slice(0, one.num_rows))
     if effect > recipe.serving.parity:
         raise NotServed(
-            f"answers wrongly: a probability differs by {effect:.4f} with the texts that share its batch; "
+            f"answers wrongly: {task.COMPARED} differs by {effect:.4f} with the rows that share its batch; "
             f"serving.parity allows {recipe.serving.parity:g}"
         )
     return effect
 
 
-def _loses_nothing(recipe: Recipe, golden: Golden, served: npt.NDArray[np.float32]) -> None:
+def _loses_nothing(recipe: Recipe, golden: Golden, served: Any) -> None:
     """Served answers must not surely lose more of the gate's metric than a challenger may."""
-    import numpy as np
-
-    gates = recipe.gates
-    lost = intervals.difference(
-        np.asarray(golden.labels),
-        served.astype(np.float64),
-        golden.probabilities.astype(np.float64),
-        metric=gates.metric,
-        confidence=gates.confidence,
-    )
+    gates, task = recipe.gates, tasks.of(recipe.task)
+    now, before = (task.tally(recipe, golden.rows, said) for said in (task.numbers(served), golden.answers))
+    lost = tally.difference(now, before, task.METRICS[gates.metric], confidence=gates.confidence)
     if lost.high < -gates.margin:
         raise NotServed(
             f"answers wrongly: it loses {-lost.point:.4f} of {gates.metric} ({-lost.high:.4f} to {-lost.low:.4f}) on "
-            f"{len(golden.labels)} holdout rows; gates.margin allows {gates.margin:g}"
+            f"{golden.rows.num_rows} holdout rows; gates.margin allows {gates.margin:g}"
         )
 
 

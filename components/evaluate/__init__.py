@@ -4,50 +4,57 @@ from __future__ import annotations
 
 import sys
 
-from regraft import contest, reading, sources
-from regraft.step import Context, Outcome
-from regraft.store import sha256
+from regraft import bases, contest, reading, tasks
+from regraft.digests import sha256
+from regraft.step import Context, Outcome, Work
 
 
 def inputs(context: Context) -> dict[str, str]:
-    """Both models, the holdout and, where the recipe has one, the anchor set."""
-    model, base = context.result("finetune"), context.recipe.base_model
+    """Both models, the holdout and, where the recipe has such, the anchor set and the probes."""
+    model = context.result("finetune")
     champion = context.ledger.opponent(model.identity)
     digests = {
         "holdout": context.result("validate").outputs["holdout.parquet"].sha256,
         "model": model.identity,
-        "base_model": sources.base_model_digest(base.source, base.revision),
+        "model_digest": model.digest,
+        "base_model": bases.digest(context, model),
         "champion": champion.model if champion else "none",
     }
+    sets = {f"probe.{name}": source for name, source in contest.probes(context.recipe).items()}
     if anchor := contest.anchor(context.recipe):
-        for sentence in reading.left_out(anchor).values():
-            print(f"warning: {anchor.source}: {sentence}", file=sys.stderr, flush=True)
-        digests["anchor"] = sha256([reading.digest(anchor), anchor.columns.text, anchor.columns.label, anchor.quoting])
+        sets["anchor"] = anchor
+    for name, source in sets.items():
+        for sentence in reading.left_out(source).values():
+            print(f"warning: {source.location}: {sentence}", file=sys.stderr, flush=True)
+        digests[name] = sha256([reading.digest(source), dict(source.columns), source.quoting])
     return digests
 
 
-def work(context: Context) -> Outcome:
+def work(context: Work) -> Outcome:
     """Judges, draws, reports, and tells MLflow."""
-    from components.evaluate import plots, report, tracking
-    from regraft import tracking as mlflow_server
+    from components.evaluate import mlflow_page, plots, report
+    from regraft import tracking
 
-    client = mlflow_server.connect()  # before the work: a server that is away should cost nothing
-    mlflow_server.ready(client, context.recipe.name)
+    client = tracking.connect()  # before the work: a server that is away should cost nothing
+    tracking.prepare(client, context.recipe.name, context.recipe.gates.metric)
     model, data = context.result("finetune"), context.result("validate")
     opponent = context.ledger.opponent(model.identity)
-    found = contest.decide(context, model=model, opponent=opponent, data=data, measure_latency=True)
-    verdict = found.verdict
+    judged = contest.decide(context, model=model, opponent=opponent, data=data, measure_latency=True)
+    verdict = judged.verdict
     (context.out / "verdict.json").write_text(verdict.model_dump_json(indent=1))
-    report.write_predictions(context.out / "predictions.parquet", found)
-    names = context.recipe.data.labels
-    drawn = plots.draw(context.out / "plots", found, names)
-    measured = {} if found.latency_ms is None else {"latency_ms": found.latency_ms}
+    task, recipe = tasks.of(context.recipe.task), context.recipe
+    report.write_predictions(context.out / "predictions.parquet", judged, task.predictions(recipe, judged))
+    drawn = plots.draw(context.out / "plots", judged, task.figures(recipe, judged))
+    examples = [*task.examples(recipe, judged), *judged.probed]
+    measured = {} if judged.latency_ms is None else {"latency_ms": judged.latency_ms}
     (context.out / "report.html").write_text(
-        report.render(context, found, data=data, model=model, plots=drawn, measured=measured)
+        report.render(context, judged, examples=examples, data=data, model=model, plots=drawn, measured=measured)
     )
-    tracking.log(client, context, model=model, verdict=verdict, measured=measured)
+    mlflow_page.fill(client, context, data=data, model=model, verdict=verdict, measured=measured)
     metrics = {"verdict": verdict.verdict, "challenger": verdict.challenger.metrics}
     if verdict.champion:
         metrics["champion"] = verdict.champion.metrics
-    refused = None if verdict.verdict == "promote" else verdict.sentence
-    return Outcome(metrics=metrics, measured=measured, views=("report.html",), refused=refused)
+    outcome = Outcome(metrics=metrics, measured=measured, views=("report.html",))
+    if verdict.verdict != "promote":
+        outcome.refused, outcome.refused_by = verdict.sentence, "gate"
+    return outcome

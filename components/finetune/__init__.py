@@ -7,67 +7,65 @@ import math
 import subprocess
 import sys
 
-from regraft import pipeline, sources
+from components.finetune import chain, replay
+from regraft import bases, pipeline
 from regraft.errors import BadInput, Exit, RegraftError, Temporary
-from regraft.step import Context, Outcome
+from regraft.step import Context, Outcome, Work
 
 
 def inputs(context: Context) -> dict[str, str]:
     """Digests of all that training reads."""
     data = context.result("validate")
-    base = context.recipe.base_model
     digests = {
         "train": data.outputs["train.parquet"].sha256,
         "dev": data.outputs["dev.parquet"].sha256,
-        "base_model": sources.base_model_digest(base.source, base.revision),
+        **bases.pinned(context),
     }
-    if context.recipe.training.warm_start:
-        champion = context.ledger.before(context.run)
-        digests["warm_start"] = champion.model if champion else "none"
-    return digests
+    return digests | chain.inputs(context, digests["base_model"]) | replay.inputs(context)
 
 
-def work(context: Context) -> Outcome:
+def work(context: Work) -> Outcome:
     """Trains in this process, or by torchrun in one process a GPU where the recipe asks for several."""
     import torch
 
-    from components.finetune import tracking, train
+    from components.finetune import train, training_log
 
     wanted = pipeline.resources(context.recipe, context.step)
     # Sums depend on how many threads share them, and digests on sums; where there are fewer cores, torch takes fewer.
     torch.set_num_threads(math.ceil(wanted.cpu))
-    there = torch.cuda.device_count()
-    if there < wanted.gpu:
-        text = f"finetune: resources ask for {wanted.gpu} GPUs, and torch finds {there}: training on "
-        print(text + ("those" if there else "the CPU"), file=sys.stderr, flush=True)
-    processes = min(wanted.gpu, there)
+    gpus = torch.cuda.device_count()
+    if gpus < wanted.gpu:
+        text = f"finetune: resources ask for {wanted.gpu} GPUs, and torch finds {gpus}: training on "
+        print(text + ("those" if gpus else "the CPU"), file=sys.stderr, flush=True)
+    processes = min(wanted.gpu, gpus)
     if processes > 1:
         by_torchrun(context, processes)
     else:
-        with tracking.mlflow_run(context) as log:
+        with training_log.mlflow_run(context) as log:
             train.train(context, log=log, home=context.scratch)
     return train.outcome(context)
 
 
-def by_torchrun(context: Context, processes: int) -> None:
+def by_torchrun(context: Work, processes: int) -> None:
     """Trains in several processes on this machine, forwards SIGTERM to them and takes over how they ended.
 
     Raises:
         RegraftError: what the first of them raised.
     """
-    task = context.scratch / "torchrun.json"
-    told = {
+    file = context.scratch / "torchrun.json"
+    order = {
         "recipe": context.recipe.name,
         "store": context.store.url,
         "run": context.run,
+        "recipe_sha256": context.recipe_sha256,
         "identity": context.identity,
         "inputs": context.inputs,
     }
-    task.write_text(json.dumps(told))
+    file.write_text(json.dumps(order))
     torchrun = subprocess.Popen(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"),
-            *("-m", "components.finetune.worker", str(task)),
+            *("-m", "components.finetune.worker", str(file)),
         ],
     )
     context.on_terminate = torchrun.terminate

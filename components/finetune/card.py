@@ -6,8 +6,9 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from regraft import sources
-from regraft.step import Context
+from components.finetune import replay
+from regraft import bases, escaped, sources, tasks
+from regraft.step import Work
 
 TEMPLATE = """\
 ---
@@ -16,15 +17,13 @@ TEMPLATE = """\
 
 # {name}
 
-An adapter ({kind}, rank {r}) on `{base}`, trained by regraft. It holds no base weights: load both.
+An adapter ({kind}, rank {r}) on {base}, trained by regraft. It holds no base weights: load both.
 
 ## Data
 
-{rows} rows for training, in the file with SHA-256 `{data}`; texts longer than {max_length} tokens are cut.
+{rows} rows for training, in the file with SHA-256 `{data}`{replayed}; texts longer than {max_length} tokens are cut.
 
-## Labels
-
-{labels}
+{task}
 
 ## Scores on dev
 
@@ -39,14 +38,14 @@ saw; they are in the run's report and in MLflow.
 """
 
 
-def render(context: Context, scores: dict[str, float], *, rows: int) -> str:
+def render(context: Work, scores: dict[str, float], *, rows: int) -> str:
     """The card's text: no times, no paths of this machine, so that a rerun gives the same bytes.
 
     Args:
         scores: metrics on dev by name.
         rows: how many rows were trained on.
     """
-    recipe = context.recipe
+    recipe, older = context.recipe, replay.count(context, rows)
     base = recipe.base_model
     hub_name = base.source.removeprefix("hf://") if base.source.startswith("hf://") else None
     head = ModelCardData(
@@ -73,14 +72,21 @@ def render(context: Context, scores: dict[str, float], *, rows: int) -> str:
         name=recipe.name,
         kind=recipe.adapter.kind,
         r=recipe.adapter.r,
-        base=base.source,
-        rows=rows,
+        base=escaped.code(base.source) + _finetune(context),
+        rows=rows - older,
+        replayed=f", and {older} of earlier windows" if older else "",
         data=context.inputs["train"],
         max_length=recipe.training.max_length,
-        labels="\n".join(f"{i}. {label}" for i, label in enumerate(recipe.data.labels)),
+        task=tasks.of(recipe.task).card(recipe),
         scores="\n".join(f"- {name}: {value:.4f}" for name, value in sorted(scores.items())),
         training="\n".join(f"- {key}: {value}" for key, value in recipe.training.model_dump(mode="json").items()),
     )
+
+
+def _finetune(context: Work) -> str:
+    """Which finetune the base model was made from, where it is another recipe's champion."""
+    _, _, identity = context.inputs.get(bases.CHAMPION, "").partition("/")
+    return f" (by finetune `{identity[:12]}`, merged)" if identity else ""
 
 
 def _license(source: str) -> str | None:

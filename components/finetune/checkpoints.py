@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,21 +14,22 @@ from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from regraft import processor
-from regraft.step import Context, made_elsewhere
+from regraft.errors import BadInput
+from regraft.step import Work, made_elsewhere
 
 
-def _prefix(context: Context, name: str = "") -> str:
+def _prefix(context: Work, name: str = "") -> str:
     return f"{context.prefix}/checkpoints/{name}".rstrip("/")
 
 
-def restore(context: Context, folder: Path) -> Path | None:
+def restore(context: Work, folder: Path) -> Path | None:
     """Downloads the checkpoints of an earlier try of this very training.
 
     Returns:
         The newest checkpoint, to resume from; the best one lies beside it if it is another. None when there is none.
     """
     newest = None
-    for name in context.store.names(_prefix(context)):
+    for name in filter(re.compile(r"\d{8}").fullmatch, context.store.names(_prefix(context))):
         manifest = context.store.manifest(_prefix(context, name))
         if manifest is None:
             continue
@@ -35,15 +38,28 @@ def restore(context: Context, folder: Path) -> Path | None:
             context.store.fetch(_prefix(context, name), manifest, newest)
             if other := made_elsewhere(manifest):
                 print(f"finetune: resumes from a checkpoint; {other}", file=sys.stderr, flush=True)
+    if newest is not None:
+        _of_this_training(newest, folder, where=context.store.where(_prefix(context)))
     return newest
 
 
-def publish(context: Context, folder: Path) -> None:
+def _of_this_training(newest: Path, folder: Path, *, where: str) -> None:
+    """Raises BadInput where a checkpoint says that the best one is elsewhere: the trainer would load it from there."""
+    best = json.loads((newest / "trainer_state.json").read_bytes()).get("best_model_checkpoint")
+    if best is not None and not re.fullmatch(rf"{re.escape(str(folder))}/checkpoint-\d+", best):
+        raise BadInput(
+            f"the best checkpoint is said to be {best[:200]!r}; expected {folder}/checkpoint-NUMBER",
+            where=where,
+            next=f"remove {where} and repeat the command: it trains from the beginning",
+        )
+
+
+def publish(context: Work, folder: Path) -> None:
     """Brings the store's checkpoints to those that the trainer keeps: the newest and the best."""
     kept = {f"{int(path.name.rpartition('-')[2]):08}": path for path in folder.glob("checkpoint-*")}
-    there = context.store.names(_prefix(context))
+    stored = context.store.names(_prefix(context))
     for name, path in sorted(kept.items()):
-        if name not in there or context.store.manifest(_prefix(context, name)) is None:
+        if name not in stored or context.store.manifest(_prefix(context, name)) is None:
             fields = {
                 "step": context.step.name,
                 "identity": context.identity,
@@ -52,7 +68,7 @@ def publish(context: Context, folder: Path) -> None:
                 "created_at": datetime.now(UTC),
             }
             context.store.publish(_prefix(context, name), path, fields)
-    for name in there:
+    for name in stored:
         if name not in kept:
             context.store.clear(_prefix(context, name))
 
@@ -60,7 +76,7 @@ def publish(context: Context, folder: Path) -> None:
 class Checkpoints(TrainerCallback):
     """Publishes each checkpoint, and saves one more when the process is told to end."""
 
-    def __init__(self, context: Context, folder: Path) -> None:
+    def __init__(self, context: Work, folder: Path) -> None:
         self._context = context
         self._folder = folder
         self.stopping = False

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import sklearn.metrics  # noqa: F401  before MLflow's thread of system metrics runs: its first import can deadlock there
 import torch
 from transformers import (
-    DataCollatorWithPadding,
     EarlyStoppingCallback,
     PrinterCallback,
     Trainer,
@@ -26,17 +25,14 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from components.finetune import card
+from components.finetune import card, chain, replay
 from components.finetune.checkpoints import Checkpoints, restore
-from components.finetune.tracking import Log
-from regraft import tasks
+from components.finetune.training_log import Log
+from regraft import adapters, base_model, bases, tasks
 from regraft.errors import BadInput, Temporary
-from regraft.parts import Training
-from regraft.recipe import Recipe
-from regraft.step import Context, Outcome, result_of
-
-METRIC = "f1_macro"
-"""What the best checkpoint is chosen by, on dev."""
+from regraft.exchange import Lesson
+from regraft.parts import Recipe, Training
+from regraft.step import Outcome, Work, result_of
 
 
 def order(lengths: list[int], *, training: Training) -> list[int]:
@@ -50,30 +46,14 @@ def order(lengths: list[int], *, training: Training) -> list[int]:
     rows: list[int] = []
     for epoch in range(math.ceil(training.epochs)):
         generator = torch.Generator().manual_seed(training.seed + epoch)
-        rows += get_length_grouped_indices(lengths, training.batch_size, generator=generator)
+        rows += get_length_grouped_indices(lengths, training.batch_size, generator=generator)  # type: ignore[no-untyped-call]
     return rows[: max(1, round(training.epochs * len(lengths)))]
-
-
-class Encoded(torch.utils.data.Dataset[dict[str, Any]]):
-    """Tokenised rows, in a given order."""
-
-    def __init__(self, token_ids: list[list[int]], labels: list[int], order: list[int] | None = None) -> None:
-        self._token_ids = token_ids
-        self._labels = labels
-        self._order = order if order is not None else list(range(len(labels)))
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        row = self._order[position]
-        return {"input_ids": self._token_ids[row], "labels": self._labels[row]}
 
 
 class Progress(TrainerCallback):
     """Progress lines for people, loss and learning-rate curves for MLflow."""
 
-    def __init__(self, context: Context, log: Log) -> None:
+    def __init__(self, context: Work, log: Log) -> None:
         self._context = context
         self._log = log
         self._loss = ""
@@ -116,16 +96,7 @@ class Progress(TrainerCallback):
         self._log.metrics(numbers, state.global_step)
 
 
-def bf16_pays(training: Training) -> bool:
-    """Whether to compute in bf16: as the recipe says, or where the hardware has it."""
-    if training.precision != "auto":
-        return training.precision == "bf16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
-
-
-def train(context: Context, *, log: Log, home: Path) -> None:
+def train(context: Work, *, log: Log, home: Path) -> None:
     """Trains and leaves what finetune puts out in `context.out`.
 
     Args:
@@ -138,14 +109,20 @@ def train(context: Context, *, log: Log, home: Path) -> None:
     task = tasks.of(recipe.task)
     data = context.fetch(context.result("validate"), "train.parquet", "dev.parquet")
     rows, dev = pq.read_table(data / "train.parquet"), pq.read_table(data / "dev.parquet")
-    model, tokenizer = task.for_training(recipe, context.scratch / "base")
+    if training.replay:
+        older = replay.rows(context, rows, dev)
+        rows = pa.concat_tables([rows.select(older.column_names), older])
+    base = context.scratch / "base"
+    began = bases.for_training(context, base)
+    model, tokenizer = task.for_training(recipe, base)
     if training.warm_start:
         _warm_start(context, model)
 
     os.chdir(home)  # the trainer's state holds its path, which must not depend on where scratch is
     folder = Path("trainer")
     checkpoints = Checkpoints(context, folder)
-    trainer = trainer_of(recipe, model, tokenizer, rows=rows, dev=dev, folder=folder)
+    lesson = task.lesson(recipe, tokenizer, rows, dev)
+    trainer = trainer_of(recipe, model, lesson, folder=folder)
     trainer.add_callback(Progress(context, log))
     trainer.add_callback(checkpoints)
     with trainer.args.main_process_first(desc="checkpoints"):
@@ -163,24 +140,18 @@ def train(context: Context, *, log: Log, home: Path) -> None:
             next="repeat the command: it resumes there",
         )
     if trainer.is_world_process_zero():
-        _write(context, model, state.log_history, tokenizer, rows)
+        _write(context, model, state.log_history, tokenizer, rows, lesson)
+        (context.out / base_model.RECORD).write_text(json.dumps(began, indent=1, sort_keys=True))
 
 
-def trainer_of(recipe: Recipe, model: Any, tokenizer: Any, *, rows: pa.Table, dev: pa.Table, folder: Path) -> Trainer:
+def trainer_of(recipe: Recipe, model: Any, lesson: Lesson, *, folder: Path) -> Trainer:
     """The trainer of a recipe, ready to train.
 
     Args:
-        rows, dev: tables with the columns `text` and `label`.
         folder: where it keeps its checkpoints.
     """
-    task, training = tasks.of(recipe.task), recipe.training
-
-    def encode(table: pa.Table) -> list[list[int]]:
-        texts = table["text"].to_pylist()
-        return list(tokenizer(texts, truncation=True, max_length=training.max_length)["input_ids"])
-
-    encoded, labels = encode(rows), rows["label"].to_pylist()
-    positions = order([len(ids) for ids in encoded], training=training)
+    training = recipe.training
+    positions = order(lesson.lengths, training=training)
     workers = int(os.environ.get("WORLD_SIZE", "1"))
     if training.batch_size % workers:
         raise BadInput(
@@ -194,13 +165,13 @@ def trainer_of(recipe: Recipe, model: Any, tokenizer: Any, *, rows: pa.Table, de
         num_train_epochs=1,  # of the order of rows, which holds all epochs
         train_sampling_strategy="sequential",
         per_device_train_batch_size=training.batch_size // workers,
-        per_device_eval_batch_size=64,
+        per_device_eval_batch_size=lesson.dev_batch,
         gradient_accumulation_steps=training.gradient_accumulation,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.scheduler,
         warmup_steps=round(training.warmup * steps),
         weight_decay=training.weight_decay,
-        bf16=bf16_pays(training),
+        bf16=adapters.bf16_pays(training),
         eval_strategy="steps",
         eval_steps=every,
         save_strategy="steps",
@@ -208,7 +179,7 @@ def trainer_of(recipe: Recipe, model: Any, tokenizer: Any, *, rows: pa.Table, de
         save_total_limit=1,  # and the best one, which load_best_model_at_end keeps
         load_best_model_at_end=True,
         restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
-        metric_for_best_model=f"eval_{METRIC}",
+        metric_for_best_model=f"eval_{tasks.chosen_by(recipe)}",
         greater_is_better=True,
         logging_steps=max(1, steps // 50),
         seed=training.seed,
@@ -217,16 +188,19 @@ def trainer_of(recipe: Recipe, model: Any, tokenizer: Any, *, rows: pa.Table, de
         report_to="none",
         disable_tqdm=True,
     )
+    if lesson.knowing is not None:
+        lesson = lesson.knowing(model.to(arguments.device))
     # Else the trainer leaves it to the model to average over accumulated steps and processes, and BERT does not.
     model.get_base_model().accepts_loss_kwargs = False
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=Encoded(encoded, labels, positions),
-        eval_dataset=Encoded(encode(dev), dev["label"].to_pylist()),
-        # Not beyond max_length, which may be all the positions that the model has.
-        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=None if training.max_length % 8 else 8),
-        compute_metrics=lambda prediction: task.metrics(prediction.label_ids, prediction.predictions),
+        train_dataset=lesson.train(positions),
+        eval_dataset=lesson.dev,
+        data_collator=lesson.collator,
+        compute_metrics=lesson.score,
+        compute_loss_func=lesson.loss,
+        preprocess_logits_for_metrics=lesson.reduced,
         callbacks=[EarlyStoppingCallback(training.early_stopping.patience)] if training.early_stopping else [],
     )
     trainer.remove_callback(PrinterCallback)  # our own lines say more
@@ -237,7 +211,8 @@ def _is_over(state: TrainerState, training: Training) -> bool:
     """Whether a checkpoint is of the last step, or of the one at which early stopping has ended the training."""
     if state.global_step >= state.max_steps:
         return True
-    saved = state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
+    callbacks: Any = state.stateful_callbacks  # a dictionary once training has begun
+    saved = callbacks.get(EarlyStoppingCallback.__name__)
     waited = saved["attributes"]["early_stopping_patience_counter"] if saved else 0
     return training.early_stopping is not None and waited >= training.early_stopping.patience
 
@@ -250,44 +225,70 @@ def load_adapter(model: Any, folder: Path) -> None:
     set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
 
 
-def _warm_start(context: Context, model: Any) -> None:
-    """Puts the champion's adapter and head over the fresh ones. Labels and adapter must be the same."""
+def _warm_start(context: Work, model: Any) -> None:
+    """Puts the champion's adapter and head over the fresh ones. Labels and adapter must be the same, also where another
+    one would fit: with another alpha the same weights are another model."""
     identity = context.inputs["warm_start"]
-    if identity == "none":
+    if identity == chain.AFRESH:
         return
     champion = result_of(context.store, "finetune", identity)
-    folder = context.fetch(champion, "adapter")
+    folder = context.fetch(champion, "adapter") / "adapter"
+    before, now = json.loads((folder / "adapter_config.json").read_bytes()), model.peft_config["default"].to_dict()
+    other = [key for name, key in ADAPTER.items() if _spelled(before.get(name)) != _spelled(now.get(name))]
+    what = f"the champion's adapter has another {' and '.join(other)} than the recipe's"
     try:
-        load_adapter(model, folder / "adapter")
-    except RuntimeError as error:  # torch's word for shapes that differ
-        raise BadInput(
-            "the champion's adapter has another shape than the recipe's",
-            where="training.warm_start",
-            next="set warm_start: false for this run, or keep adapter and labels as the champion's",
-        ) from error
+        if not other:
+            load_adapter(model, folder)
+            return
+    except RuntimeError:  # torch's word for shapes that differ
+        what = "the champion's head has another shape than the recipe's: its labels are others"
+    raise BadInput(
+        what,
+        where="training.warm_start",
+        next="set warm_start: false for this run, or keep adapter and labels as the champion's",
+    )
+
+
+ADAPTER = {
+    "r": "adapter.r",
+    "lora_alpha": "adapter.alpha",
+    "target_modules": "adapter.target_modules",
+    "layers_to_transform": "adapter.top_layers",
+    "use_dora": "adapter.dora",
+    "use_rslora": "adapter.rank_stabilized",
+}
+"""What makes the same weights the same model: peft's names, and the recipe's."""
+
+
+def _spelled(value: Any) -> Any:
+    """A setting of an adapter, however peft keeps it: sets and lists of names, and nothing for false."""
+    return sorted(value) if isinstance(value, list | set | tuple) else value or None
 
 
 VOLATILE = ("runtime", "per_second")
 """Parts of the names in the trainer's log that depend on the machine."""
 
 
-def _write(context: Context, model: Any, log_history: list[dict[str, Any]], tokenizer: Any, rows: pa.Table) -> None:
-    out, recipe = context.out, context.recipe
+def _write(
+    context: Work, model: Any, log_history: list[dict[str, Any]], tokenizer: Any, rows: pa.Table, lesson: Lesson
+) -> None:
+    out, metric = context.out, tasks.chosen_by(context.recipe)
     history = [
         {key: value for key, value in entry.items() if not any(word in key for word in VOLATILE)}
         for entry in log_history
-        if f"eval_{METRIC}" in entry  # the running means of the loss depend on where a run was resumed; MLflow has them
+        if f"eval_{metric}" in entry  # the running means of the loss depend on where a run was resumed; MLflow has them
     ]
     _save_adapter(context, model)
     tokenizer.save_pretrained(str(out / "tokenizer"))
-    (out / "labels.json").write_text(json.dumps(list(recipe.data.labels), ensure_ascii=False))
+    for name, content in lesson.files.items():
+        (out / name).write_text(content, encoding="utf-8")
     (out / "training.json").write_text(json.dumps(history, indent=1, sort_keys=True))
-    pq.write_table(pa.table({"digest": rows["digest"].combine_chunks().sort()}), out / "train_digests.parquet")
-    best = best_of(history)
+    pq.write_table(pa.table({"input": rows["digest"].combine_chunks().sort()}), out / "train_digests.parquet")
+    best = best_of(history, metric)
     (out / "adapter" / "README.md").write_text(card.render(context, best, rows=rows.num_rows))
 
 
-def _save_adapter(context: Context, model: Any) -> None:
+def _save_adapter(context: Work, model: Any) -> None:
     """Saves adapter and head without what differs between machines: paths, and the order of sets."""
     folder = context.out / "adapter"
     model.save_pretrained(str(folder), safe_serialization=True)
@@ -300,18 +301,24 @@ def _save_adapter(context: Context, model: Any) -> None:
     file.write_text(json.dumps(config, indent=1, sort_keys=True))
 
 
-def best_of(history: list[dict[str, Any]]) -> dict[str, float]:
+def best_of(history: list[dict[str, Any]], metric: str) -> dict[str, float]:
     """The dev scores of the checkpoint that was kept: the first with the highest metric."""
-    best = max(history, key=lambda entry: float(entry[f"eval_{METRIC}"]))
+    best = max(history, key=lambda entry: float(entry[f"eval_{metric}"]))
     return {key.removeprefix("eval_"): float(value) for key, value in best.items() if key.startswith("eval_")}
 
 
-def outcome(context: Context) -> Outcome:
+def outcome(context: Work) -> Outcome:
     """What the manifest says of the training."""
     history = json.loads((context.out / "training.json").read_text())
-    best = best_of(history)
+    best = best_of(history, tasks.chosen_by(context.recipe))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    metrics: dict[str, Any] = {"dev": best, "steps": max(entry["step"] for entry in history)}
+    if context.recipe.training.warm_start:
+        metrics["chain"] = chain.before(context)
+    if context.recipe.training.replay:
+        trained = pq.read_metadata(context.out / "train_digests.parquet").num_rows
+        metrics["replayed"] = replay.count(context, trained)
     return Outcome(
-        metrics={"dev": best, "steps": max(entry["step"] for entry in history)},
+        metrics=metrics,
         measured={"device": device, "torch": torch.__version__},
     )

@@ -1,63 +1,112 @@
-"""The model as MLflow keeps it: merged weights in safetensors, proven to give the same logits when loaded back."""
+"""The model as MLflow keeps it: in safetensors, proven to give the same answers when loaded back.
+
+Whoever may write to MLflow may set any tag and replace any file there, so what was proven stands in the store: the id
+of the logged model, and the digest of its files.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
+from pydantic import BaseModel
 
-from regraft import tasks
-from regraft.errors import RegraftError
-from regraft.step import Context
-from regraft.store import Manifest
+from regraft import base_model, bases, tasks
+from regraft.digests import digests, sha256
+from regraft.errors import NotFound, RegraftError
+from regraft.manifest import Manifest
+from regraft.step import Work
+from regraft.store import Store
 from regraft.tracking import IDENTITY_TAG
 
 PROBES = 16
 """Holdout rows that the loaded model must answer as the original does."""
-SCORE_TOLERANCE = 1e-6
-"""Of a probability."""
 
 
-def logged_model(context: Context, client: Any, *, model: Manifest, run_id: str) -> str:
-    """Id of the MLflow logged model of a finetune: one that a try before this made and proved, else a new one.
-
-    Merged into its base, since MLflow reloads an adapter over a local base with random weights (mlflow issue 23761).
-    """
-    experiment_id = client.get_run(run_id).info.experiment_id
-    if ready := _ready(client, experiment_id, model.identity):
+def logged_model(context: Work, client: Any, *, model: Manifest, run_id: str) -> str:
+    """Id of the MLflow logged model of a finetune: what a try before this made and proved, else a new one."""
+    if ready := _ready(context, client, model):
         return ready
     import mlflow
-    from transformers import pipeline
 
     task = tasks.of(context.recipe.task)
-    classifier = task.load(context.recipe, context.fetch(model, "adapter", "tokenizer"), context.scratch / "base")
-    texts = _probes(context)
-    expected = task.logits(classifier, texts)
+    files, base = context.fetch(model, "adapter", "tokenizer", base_model.RECORD), context.scratch / "base"
+    bases.as_trained(context.store, context.recipe, base, files, model)
+    trained = task.load(context.recipe, files, base)
+    log, proof = task.logged(context.recipe, trained, _probes(context))
     with mlflow.start_run(run_id=run_id, log_system_metrics=False):
-        info = mlflow.transformers.log_model(
-            pipeline(context.recipe.task, model=classifier.model, tokenizer=classifier.tokenizer),
+        info = log(
             name=context.recipe.name,
-            task=context.recipe.task,
-            input_example=texts[:2],
-            signature=_signature(context),
-            model_config={"truncation": True, "max_length": classifier.max_length},
             pip_requirements=_requirements(),
-            tags={IDENTITY_TAG: model.identity},
+            tags={IDENTITY_TAG: model.identity, **_base(model)},
         )
-    _prove(context, info.model_uri, texts, expected, classifier)
-    client.set_logged_model_tags(info.model_id, {"regraft.proven": "yes"})
-    return str(info.model_id)
+    if wrong := proof(info.model_uri):
+        raise RegraftError(wrong, where=info.model_uri, state="nothing is registered and the champion is unchanged")
+    logged = str(info.model_id)
+    prove(context.store, model, logged=logged, files=_digest(client, logged, context.scratch))
+    return logged
 
 
-def _ready(client: Any, experiment_id: str, identity: str) -> str | None:
-    """Id of a logged model of that finetune that was proven before."""
-    found = client.search_logged_models(
-        [experiment_id], filter_string=f"tags.`{IDENTITY_TAG}` = '{identity}' AND tags.`regraft.proven` = 'yes'"
-    )
-    return str(found[0].model_id) if found else None
+def _base(model: Manifest) -> dict[str, str]:
+    """The tag that says which recipe's champion, by which finetune, is the base model; none where it is a place."""
+    champion = model.inputs.get(bases.CHAMPION)
+    return {"regraft.base_champion": champion} if champion else {}
+
+
+def prove(store: Store, model: Manifest, *, logged: str, files: str) -> None:
+    """Keeps in the store that a logged model is that of a finetune, and the digest of its files."""
+    proof = Proof(model_digest=model.digest, logged_model=logged, files=files)
+    store.replace(_key(model), proof.model_dump_json(indent=1).encode())
+
+
+class Proof(BaseModel):
+    """What the store keeps of the proof of a finetune."""
+
+    model_digest: str
+    logged_model: str
+    """Its id in MLflow."""
+    files: str
+    """Digest of its files."""
+
+
+def proven(store: Store, model: Manifest) -> Proof | None:
+    """The proof that stands of a finetune. Raises BadInput where it is damaged."""
+    try:
+        proof = store.read_as(_key(model), Proof)
+    except NotFound:
+        return None
+    return proof if proof.model_digest == model.digest else None
+
+
+def _key(model: Manifest) -> str:
+    return f"proven/{model.identity}.json"
+
+
+def _ready(context: Work, client: Any, model: Manifest) -> str | None:
+    """Id of a logged model of that finetune that was proven before, if its files are still what they were."""
+    from mlflow.exceptions import MlflowException
+
+    proof = proven(context.store, model)
+    if proof is None:
+        return None
+    with suppress(MlflowException):  # it is gone; a server that is away is noticed by whatever comes next
+        if _digest(client, proof.logged_model, context.scratch) == proof.files:
+            return proof.logged_model
+    return None
+
+
+def _digest(client: Any, logged: str, scratch: Path) -> str:
+    """Digest of the files of a logged model, as MLflow gives them out."""
+    import mlflow
+
+    # by its location: of a model's own address it puts a file of its own beside what it gives out
+    location = client.get_logged_model(logged).artifact_location
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        return sha256(digests(Path(mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=folder))))
 
 
 def _requirements() -> list[str]:
@@ -68,51 +117,6 @@ def _requirements() -> list[str]:
     return [f"mlflow=={mlflow.__version__}", *others]  # only its part mlflow-skinny may be installed here
 
 
-def _signature(context: Context) -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
-    return ModelSignature(
-        inputs=Schema([ColSpec("string")]),
-        outputs=Schema([ColSpec("string", "label"), ColSpec("double", "score")]),
-    )
-
-
-def _probes(context: Context) -> list[str]:
+def _probes(context: Work) -> Any:
     data = context.fetch(context.result("validate"), "holdout.parquet")
-    return list(pq.read_table(data / "holdout.parquet")["text"].slice(0, PROBES).to_pylist())
-
-
-def _prove(context: Context, uri: str, texts: list[str], expected: Any, classifier: Any) -> None:
-    """Loads the model back through mlflow.transformers and mlflow.pyfunc and compares.
-
-    Raises:
-        RegraftError: an answer differs; the model is not registered.
-    """
-    import mlflow
-    from scipy.special import softmax
-
-    task = tasks.of(context.recipe.task)
-    loaded = mlflow.transformers.load_model(uri, return_type="components")
-    reloaded = type(classifier)(loaded["model"].eval(), loaded["tokenizer"], classifier.max_length)
-    actual = task.logits(reloaded, texts)
-    if not np.array_equal(actual, expected):
-        worst = float(np.abs(actual - expected).max())
-        raise RegraftError(
-            f"MLflow loads the model back with other logits, by up to {worst:.3g}",
-            where=uri,
-            state="nothing is registered and the champion is unchanged",
-        )
-    answers = mlflow.pyfunc.load_model(uri).predict(texts)
-    alone = np.concatenate([task.logits(classifier, [text]) for text in texts])  # as pyfunc asks: nothing is padded
-    labels = [context.recipe.data.labels[i] for i in alone.argmax(axis=1)]
-    named = [str(answer) for answer in answers["label"]]
-    scores = softmax(alone, axis=1).max(axis=1)
-    worst = float(np.abs(np.asarray(answers["score"], dtype=float) - scores).max())
-    if named != labels or not worst <= SCORE_TOLERANCE:
-        raise RegraftError(
-            f"mlflow.pyfunc answers otherwise: {json.dumps(named[:3])} instead of {json.dumps(labels[:3])}, "
-            f"scores off by up to {worst:.3g}",
-            where=uri,
-            state="nothing is registered and the champion is unchanged",
-        )
+    return pq.read_table(data / "holdout.parquet").slice(0, PROBES)

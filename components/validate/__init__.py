@@ -1,11 +1,13 @@
 """Checks fresh data against the contract and freezes it.
 
-Outputs: train.parquet, dev.parquet and holdout.parquet (`text`; `label`, an index into the recipe's labels; `digest`,
-SHA-256 of label and tidy text; `slice.<name>`), validation.json, profile.json, quarantine.parquet. View: data_docs/.
+Outputs: train.parquet, dev.parquet and holdout.parquet (`text`; what is right, in columns of the task; `digest`,
+SHA-256 of the tidy text; `slice.<name>`), validation.json, profile.json, quarantine.parquet. Views: data_docs/,
+data.html.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import sys
@@ -15,12 +17,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from regraft import pipeline, reading, sources
+from components.validate import mask
+from regraft import base_model, bases, locations, pipeline, reading, sources, tasks
+from regraft.digests import sha256
 from regraft.errors import BadInput, NotFound, Refused
-from regraft.step import Context, Outcome, upstream
-from regraft.store import Manifest, sha256
+from regraft.manifest import Manifest
+from regraft.parts import Data
+from regraft.step import Context, Outcome, Work, upstream
 
 SAMPLE = 2_000
 """Rows whose tokens are counted."""
@@ -43,30 +49,39 @@ def inputs(context: Context) -> dict[str, str]:
     """Digests of all that the step reads."""
     data = context.recipe.data
     start, end = window(context)
-    left_out = reading.left_out(data)
+    source = tasks.source(context.recipe.task, data, data.source)
+    left_out = reading.left_out(source)
     for sentence in left_out.values():  # here, so that a cached step says it too
         print(f"warning: {data.source}: {sentence}", file=sys.stderr, flush=True)
-    found = {
-        "source": reading.digest(data),
+    digests = {
+        "source": reading.digest(source),
         "left_out": sha256(left_out),
         "window": f"{start or ''}/{end or ''}",
     }
     if data.contract.tokens:
-        found["tokenizer"] = _tokenizer_digest(context)
+        digests["tokenizer"] = _tokenizer_digest(context)
+    digests |= mask.inputs(context)
     reference = _reference(context)
-    found["reference"] = reference.outputs["profile.json"].sha256 if reference else "none"
-    return found
+    digests["reference"] = reference.outputs["profile.json"].sha256 if reference else "none"
+    return digests
 
 
 def _tokenizer_digest(context: Context) -> str:
     base = context.recipe.base_model
     if base.revision:
         return sources.base_model_digest(base.source, base.revision)
+    if locations.champion(base.source):
+        return _digest(bases.tokenizer(context))
     return sources.digest(_tokenizer_file(context), ("tokenizer.json",))
 
 
 def _tokenizer_file(context: Context) -> str:
     return context.recipe.base_model.source.rstrip("/") + "/tokenizer.json"
+
+
+def _digest(content: bytes) -> str:
+    """What `sources.digest` says of a place that has one file."""
+    return hashlib.sha256(hashlib.sha256(content).digest()).hexdigest()
 
 
 def _reference(context: Context) -> Manifest | None:
@@ -80,33 +95,37 @@ def _reference(context: Context) -> Manifest | None:
         return None  # the files of that run were cleared away, or it was repeated on worse data
 
 
-def work(context: Context) -> Outcome:
+def work(context: Work) -> Outcome:
     """Reads, judges and freezes the rows; refuses the run where a critical check fails."""
-    from components.validate import contract, freeze, profile, rows
+    from components.validate import contract, freeze, page, profile, rows
+    from components.validate.quarantine import Quarantine
 
-    data = context.recipe.data
+    data, task = context.recipe.data, tasks.of(context.recipe.task)
+    source = tasks.source(context.recipe.task, data, data.source)
     start, end = window(context)
-    tally = rows.Tally()
-    files, spans = reading.files(data), reading.Spans()
-    buckets = freeze.Buckets(_folder(context, "buckets"), sum(size for _, _, size in files))
-    quarantine = freeze.Parquet(context.out / "quarantine.parquet")
+    totals = rows.Totals()
+    files, spans = reading.files(source), reading.Spans()
+    buckets = freeze.Buckets(_folder(context, "buckets"), sum(size for _, _, size in files), task.ROWS.target)
+    quarantine = Quarantine(context.out / "quarantine.parquet")
 
-    def judged(batch: tuple[Any, float]) -> tuple[Any, Any, rows.Tally, float]:
+    def judged(batch: tuple[Any, float]) -> tuple[Any, Any, rows.Totals, float]:
         table, done = batch
-        return *rows.judge(table, data, start, end), done
+        return *rows.judge(context.recipe.task, table, data, start, end), done
 
     threads = min(MOST_THREADS, math.ceil(pipeline.resources(context.recipe, context.step).cpu))
-    for good, bad, counted, done in _at_once(threads, judged, reading.batches(data, files, spans)):
+    for good, bad, counted, done in _at_once(threads, judged, reading.batches(source, files, spans)):
         buckets.add(good)
         quarantine.add(bad)
-        tally.add(counted)
-        context.progress(READING * done, f"read {tally.read:,} rows")
-    context.progress(READING, f"freezing {tally.reasons['']:,} good rows")
-    with contract.judge() as judged_by:
-        frozen = freeze.freeze(buckets, context.out, _folder(context, "bands"), quarantine, data.labels, SAMPLE)
+        totals.add(counted)
+        context.progress(READING * done, f"read {totals.read:,} rows")
+    context.progress(READING, f"freezing {totals.reasons['']:,} good rows")
+    with contract.judge() as judged_by, ThreadPoolExecutor(1) as beside:
+        scratch = _folder(context, "bands")
+        frozen = freeze.freeze(
+            task, data, buckets, out=context.out, scratch=scratch, quarantine=quarantine, sample=SAMPLE
+        )
         quarantine.close()
-        totals = {name: sum(n[i] for n in frozen.labels.values()) for i, name in enumerate(data.labels)}
-        now = profile.profile(rows=sum(frozen.rows.values()), labels=totals, words=tally.words)
+        now = profile.profile(rows=sum(frozen.rows.values()), counts=frozen.totals, words=totals.words)
         _write(context.out / "profile.json", now)
         reference = _reference(context)
         before = None
@@ -114,23 +133,42 @@ def work(context: Context) -> Outcome:
             before = json.loads((context.fetch(reference, "profile.json") / "profile.json").read_text())
         context.progress(FREEZING, "judging by the contract")
         counts = _token_counts(context, frozen.sample.column("text").to_pylist())
-        measured = list(contract.checks(data, tally, frozen, now, token_counts=counts, reference=before, end=end))
-        found = judged_by(measured, frozen.sample, data.labels, context.out / "data_docs")
-    left_out = reading.left_out(data)
+        found = page.Validated(totals=totals, frozen=frozen, now=now, before=before, tokens=counts, end=end)
+        drawing = beside.submit(page.pictures, data, found)
+        measured = list(
+            contract.checks(task, data, totals, frozen, now, token_counts=counts, reference=before, end=end)
+        )
+        learned = mask.of(context, frozen.sample)
+        measured += mask.checks(learned) if learned else ()
+        checks = judged_by(measured, _readable(task, data, frozen.sample), task.known(data), context.out / "data_docs")
+    left_out = reading.left_out(source)
     if spans.several:
         print(f"{'warning: ' * spans.unusual}{data.source}: {spans.sentence}", file=sys.stderr, flush=True)
-    document = _document(tally, frozen, found, start, end, reference)
+    document = _document(totals, frozen, checks, start, end, reference)
+    if learned:
+        document["mask"] = mask.document(learned)
     _write(context.out / "validation.json", {**document, "left_out": left_out, "lines": spans.sentence})
-    warnings = [check for check in found if not check.passed and check.severity == "warning"]
+    html = page.render(
+        context.store.recipe,
+        data,
+        found,
+        document=document,
+        quarantine=quarantine,
+        drawn=drawing.result(),
+        identity=context.identity,
+    )
+    (context.out / "data.html").write_text(html, encoding="utf-8")
+    warnings = [check for check in checks if not check.passed and check.severity == "warning"]
     for check in warnings:
         context.progress(1, f"warning: {check.name}: {check.sentence}")
     context.progress(1, ", ".join(f"{name} {count:,}" for name, count in frozen.rows.items()))
+    refused = _refusal(checks)
     return Outcome(
         metrics={
             "rows": frozen.rows,
-            "read": tally.read,
-            "set_aside": tally.counted - tally.reasons[""],
-            "checks": {check.name: check.observed for check in found},
+            "read": totals.read,
+            "set_aside": totals.counted - totals.reasons[""],
+            "checks": {check.name: check.observed for check in checks},
             "left_out": left_out,
             "lines": spans.sentence,
             "warnings": [
@@ -139,9 +177,18 @@ def work(context: Context) -> Outcome:
                 *([f"lines: {spans.sentence}"] if spans.unusual else []),
             ],
         },
-        views=("data_docs",),
-        refused=_refusal(found),
+        views=("data_docs", "data.html"),
+        refused=refused,
+        refused_by="contract" if refused else None,
     )
+
+
+def _readable(task: ModuleType, data: Data, sample: Any) -> Any:
+    """Frozen rows with their target as people read it."""
+    shown = task.shown(sample.select(task.ROWS.target), data)
+    for name in task.ROWS.target:
+        sample = sample.set_column(sample.schema.get_field_index(name), name, shown)
+    return sample
 
 
 def _at_once(threads: int, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
@@ -159,9 +206,9 @@ def _at_once(threads: int, function: Callable[[Any], Any], items: Iterable[Any])
             yield begun.popleft().result()
 
 
-def _refusal(found: list[Any]) -> str | None:
+def _refusal(checks: list[Any]) -> str | None:
     """Why the run is refused, the first cause first, and what to do."""
-    failed = [check for check in found if not check.passed and check.severity == "critical"]
+    failed = [check for check in checks if not check.passed and check.severity == "critical"]
     if not failed:
         return None
     first = "; ".join(f"{check.name}: {check.sentence} ({check.key})" for check in failed[:2])
@@ -173,25 +220,30 @@ def _refusal(found: list[Any]) -> str | None:
 
 
 def _document(
-    tally: Any, frozen: Any, found: list[Any], start: datetime | None, end: datetime | None, reference: Manifest | None
+    totals: Any,
+    frozen: Any,
+    checks: list[Any],
+    start: datetime | None,
+    end: datetime | None,
+    reference: Manifest | None,
 ) -> dict[str, Any]:
     return {
-        "passed": all(check.passed for check in found if check.severity == "critical"),
+        "passed": all(check.passed for check in checks if check.severity == "critical"),
         "window": {"start": start.isoformat() if start else None, "end": end.isoformat() if end else None},
         "rows": {
-            "read": tally.read,
-            "outside_window": tally.outside_window,
-            "set_aside": {reason: n for reason, n in sorted(tally.reasons.items()) if reason},
+            "read": totals.read,
+            "outside_window": totals.outside_window,
+            "set_aside": {reason: n for reason, n in sorted(totals.reasons.items()) if reason},
             "duplicates": frozen.duplicates,
             "withheld": frozen.withheld,
             **frozen.rows,
         },
         "reference": reference.identity if reference else None,
-        "checks": [asdict(check) for check in found],
+        "checks": [asdict(check) for check in checks],
     }
 
 
-def _token_counts(context: Context, texts: list[str]) -> list[int]:
+def _token_counts(context: Work, texts: list[str]) -> list[int]:
     if not context.recipe.data.contract.tokens:
         return []
     from tokenizers import Tokenizer
@@ -200,19 +252,38 @@ def _token_counts(context: Context, texts: list[str]) -> list[int]:
     if base.revision:
         tokenizer = Tokenizer.from_pretrained(base.source.removeprefix("hf://"), revision=base.revision)
     else:
-        ((system, path),) = sources.files(_tokenizer_file(context))
-        with sources.reading(base.source):
-            content = system.cat_file(path).decode()
+        content = _tokenizer(context)
+        if _digest(content) != context.inputs["tokenizer"]:
+            raise BadInput(
+                "the file changed since this step began",
+                where=_tokenizer_file(context),
+                state="nothing was put out",
+                next="repeat the command",
+            )
         try:
-            tokenizer = Tokenizer.from_str(content)
+            tokenizer = Tokenizer.from_str(content.decode())
         except Exception as error:  # tokenizers raises nothing narrower
             raise BadInput(f"is not a tokenizer: {error}", where=_tokenizer_file(context)) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
+    try:
+        return [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
+    except Exception as error:  # as above
+        raise BadInput(f"does not take the texts: {error}", where=_tokenizer_file(context)) from error
 
 
-def _folder(context: Context, name: str) -> Path:
+def _tokenizer(context: Context) -> bytes:
+    """The content of the base model's tokenizer.json. Raises BadInput."""
+    source = context.recipe.base_model.source
+    if locations.champion(source):
+        return bases.tokenizer(context)
+    ((system, path),) = sources.files(_tokenizer_file(context))
+    with sources.reading(source):
+        base_model.not_too_large(int(system.size(path) or 0), where=_tokenizer_file(context))
+        return bytes(system.cat_file(path))
+
+
+def _folder(context: Work, name: str) -> Path:
     folder = context.scratch / name
     folder.mkdir()
     return folder

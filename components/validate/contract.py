@@ -9,40 +9,22 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
-from components.validate import docs
+from components.validate import docs, rows
 from components.validate.freeze import Frozen
-from components.validate.profile import distance, word_drift
-from components.validate.rows import Tally
+from components.validate.profile import NAMED_WORDS, word_drift
+from components.validate.rows import Totals
+from regraft import escaped
+from regraft.exchange import Check, Seen
 from regraft.parts import Data, Severity
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One condition of the contract.
-
-    Attributes:
-        key: the key of the recipe that sets the limit.
-        rule: what must hold, for Data Docs.
-        sentence: what was found.
-        passed: what Great Expectations says; None before it was asked.
-    """
-
-    name: str
-    key: str
-    severity: Severity
-    observed: float
-    min: float | None = None
-    max: float | None = None
-    rule: str
-    sentence: str
-    passed: bool | None = None
+from regraft.rows import INVALID, NO_TEXT
 
 
 def share(part: int, whole: int) -> float:
@@ -50,8 +32,9 @@ def share(part: int, whole: int) -> float:
 
 
 def checks(
+    task: ModuleType,
     data: Data,
-    tally: Tally,
+    totals: Totals,
     frozen: Frozen,
     profile: dict[str, Any],
     *,
@@ -66,7 +49,7 @@ def checks(
         reference: profile of the data that the champion was trained on.
         end: end of the data window.
     """
-    contract, counted, reasons = data.contract, tally.counted, tally.reasons
+    contract, counted, reasons = data.contract, totals.counted, totals.reasons
     good = reasons[""]
 
     def of_rows(
@@ -82,18 +65,19 @@ def checks(
             sentence=f"{number:,} of {of:,} rows ({share(number, of):.1%}) {what}, at most {limit:.1%} may",
         )
 
-    missing = ("no text", "no label", "no readable time")
+    missing = {NO_TEXT: "a text", **task.ROWS.missing, rows.NO_TIME: "a time"}
     absent = sum(reasons[reason] for reason in missing)
-    found = ", ".join(f"{reasons[reason]:,} with {reason}" for reason in missing if reasons[reason])
-    lacks = f"lack a text, a label or a time{f' ({found})' if found else ''}"
+    by_reason = ", ".join(f"{reasons[reason]:,} with {reason}" for reason in missing if reasons[reason])
+    *others, last = missing.values()
+    lacks = f"lack {', '.join(others)} or {last}{f' ({by_reason})' if by_reason else ''}"
     yield of_rows("nulls", contract.nulls.severity, absent, contract.nulls.max, lacks, of=counted)
-    broken = reasons["invalid UTF-8"] + reasons["encoding damage"]
+    broken = reasons[INVALID] + reasons[rows.DAMAGED]
     limit = contract.encoding
     yield of_rows("encoding", limit.severity, broken, limit.max, "are damaged in their encoding", of=counted)
     yield of_rows(
         "characters",
         contract.characters.severity,
-        reasons["too short"] + reasons["too long"],
+        reasons[rows.SHORT] + reasons[rows.LONG],
         data.quarantine,
         f"have fewer than {contract.characters.min:,} or more than {contract.characters.max:,} characters",
         of=counted,
@@ -101,9 +85,9 @@ def checks(
     )
     bad = counted - good
     why = ", ".join(f"{n:,} {reason}" for reason, n in sorted(reasons.items(), key=lambda i: (-i[1], i[0])) if reason)
-    unknown = ", ".join(repr(label) for label, _ in tally.unknown_labels.most_common(5))
-    why += f": {unknown}; the recipe knows {list(data.labels)}" if unknown else ""
-    why += f"; the first malformed: {tally.malformed}" if tally.malformed else ""
+    unknown = [value for value, _ in totals.unknown.most_common(5)]
+    why += f": {task.named(data, unknown)}" if unknown else ""
+    why += f"; the first malformed: {totals.malformed}" if totals.malformed else ""
     yield of_rows(
         "quarantine",
         "critical",
@@ -125,18 +109,32 @@ def checks(
     near = contract.near_duplicates
     what = "nearly equal another row"
     yield of_rows("near_duplicates", near.severity, frozen.near_duplicates, near.max, what, of=distinct)
-    kinds = ", ".join(f"{n:,} {kind}" for kind, n in sorted(tally.personal.items()) if n and kind != "any")
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in sorted(totals.personal.items()) if n and kind != "any")
     what = f"hold what looks like personal data{f' ({kinds})' if kinds else ''}"
-    yield of_rows("pii", contract.pii.severity, tally.personal["any"], contract.pii.max, what, of=good)
+    yield of_rows("pii", contract.pii.severity, totals.personal["any"], contract.pii.max, what, of=good)
     if token_counts and contract.tokens:
         limits = contract.tokens
         outside = sum(not limits.min <= n <= limits.max for n in token_counts)
         what = f"of a sample have fewer than {limits.min:,} or more than {limits.max:,} tokens"
         key = "data.contract.tokens"
         yield of_rows("tokens", limits.severity, outside, data.quarantine, what, of=len(token_counts), key=key)
-    yield from _amounts(data, tally, frozen, profile)
+    left, elsewhere = profile["rows"], ""
+    if totals.outside_window:
+        elsewhere = f"; {totals.outside_window:,} more arrived outside the window"
+    yield Check(
+        name="rows",
+        key="data.contract.rows.min",
+        severity=contract.rows.severity,
+        observed=left,
+        min=contract.rows.min,
+        rule=f"at least {contract.rows.min:,} rows are left to train, select and test on",
+        sentence=f"{left:,} good, distinct rows are left, at least {contract.rows.min:,} are needed{elsewhere}",
+    )
+    # regraft 0.1 called what the task counts labels
+    before = None if reference is None else reference.get("counts", reference.get("labels"))
+    yield from task.checks(data, Seen(rows=frozen.rows, counts=frozen.counts, totals=frozen.totals, before=before))
     if contract.freshness and end:
-        hours = (end - tally.newest).total_seconds() / 3600 if tally.newest else None
+        hours = (end - totals.newest).total_seconds() / 3600 if totals.newest else None
         most = contract.freshness.max_age.total_seconds() / 3600
         age = f"the newest row is {hours:,.1f} hours old" if hours is not None else "no row has a time in the window"
         yield Check(
@@ -150,45 +148,6 @@ def checks(
         )
     if reference:
         yield from _against(reference, data, profile)
-
-
-def _amounts(data: Data, tally: Tally, frozen: Frozen, profile: dict[str, Any]) -> Iterator[Check]:
-    """Are there enough rows, of every label, in every split?"""
-    contract, rows = data.contract, profile["rows"]
-    outside = f"; {tally.outside_window:,} more arrived outside the window" if tally.outside_window else ""
-    yield Check(
-        name="rows",
-        key="data.contract.rows.min",
-        severity=contract.rows.severity,
-        observed=rows,
-        min=contract.rows.min,
-        rule=f"at least {contract.rows.min:,} rows are left to train, select and test on",
-        sentence=f"{rows:,} good, distinct rows are left, at least {contract.rows.min:,} are needed{outside}",
-    )
-    label, count = min(profile["labels"].items(), key=lambda item: item[1])
-    yield Check(
-        name="labels",
-        key="data.contract.labels.min_share",
-        severity=contract.labels.severity,
-        observed=share(count, rows),
-        min=contract.labels.min_share,
-        rule=f"each label has at least {contract.labels.min_share:.1%} of the rows",
-        sentence=f"the label {label!r} has {count:,} of {rows:,} rows ({share(count, rows):.1%}), "
-        f"at least {contract.labels.min_share:.1%} are needed",
-    )
-    present = {name: sum(n > 0 for n in of_label.values()) for name, of_label in frozen.labels.items()}
-    fewest = min(present, key=lambda name: present[name])
-    sizes = ", ".join(f"{name} {n:,}" for name, n in frozen.rows.items())
-    yield Check(
-        name="splits",
-        key="data.splits",
-        severity="critical",
-        observed=present[fewest],
-        min=2,
-        rule="train, dev and holdout hold at least two labels each",
-        sentence=f"{fewest} holds rows of {present[fewest]} label{'s' * (present[fewest] != 1)}, "
-        f"at least 2 are needed (rows: {sizes})",
-    )
 
 
 def _against(reference: dict[str, Any], data: Data, profile: dict[str, Any]) -> Iterator[Check]:
@@ -205,23 +164,20 @@ def _against(reference: dict[str, Any], data: Data, profile: dict[str, Any]) -> 
         sentence=f"{profile['rows']:,} rows against {reference['rows']:,} that the champion was made from "
         f"({shrink:.1%} fewer), at most {contract.rows.max_shrink:.1%} may be missing",
     )
-    of_labels = distance(reference["labels"], profile["labels"])
-    of_words, moved = word_drift(reference, profile)
-    named = f"; most moved: {', '.join(moved)}" if moved else ""
-    for name, value, more in (("label_drift", of_labels, ""), ("word_drift", of_words, named)):
-        what = name.removesuffix("_drift") + "s"
-        yield Check(
-            name=name,
-            key="data.contract.drift.max",
-            severity=drift.severity,
-            observed=value,
-            max=drift.max,
-            rule=f"the Jensen-Shannon distance of {what} from the champion's training data is at most {drift.max}",
-            sentence=f"the {what} lie {value:.3f} from the champion's training data, at most {drift.max} may be{more}",
-        )
+    moved, words = word_drift(reference, profile)
+    named = f"; most moved: {', '.join([*words][:NAMED_WORDS])}" if words else ""
+    yield Check(
+        name="word_drift",
+        key="data.contract.drift.max",
+        severity=drift.severity,
+        observed=moved,
+        max=drift.max,
+        rule=f"the Jensen-Shannon distance of words from the champion's training data is at most {drift.max}",
+        sentence=f"the words lie {moved:.3f} from the champion's training data, at most {drift.max} may be{named}",
+    )
 
 
-Judge = Callable[[list[Check], Any, tuple[str, ...], Path], list[Check]]
+Judge = Callable[[list[Check], Any, Mapping[str, Sequence[str]], Path], list[Check]]
 
 
 @contextmanager
@@ -232,10 +188,10 @@ def judge() -> Iterator[Judge]:
         A function like `judged`.
     """
     processes = multiprocessing.get_context("spawn")
-    here, there = processes.Pipe()
-    process = processes.Process(target=_judge, args=(there,), daemon=True)
+    here, far_end = processes.Pipe()
+    process = processes.Process(target=_judge, args=(far_end,), daemon=True)
     process.start()
-    there.close()
+    far_end.close()
 
     def ask(*what: Any) -> list[Check]:
         try:
@@ -256,6 +212,7 @@ def judge() -> Iterator[Judge]:
 
 
 def _judge(connection: Any) -> None:
+    escaped.stderr()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the caller too, who then hangs up
     import great_expectations  # noqa: F401  what takes so long
 
@@ -263,16 +220,24 @@ def _judge(connection: Any) -> None:
         connection.send(judged(*connection.recv()))
 
 
-def judged(found: list[Check], sample: Any, labels: tuple[str, ...], out: Path) -> list[Check]:
+def _masked(sample: Any) -> Any:
+    """Frozen rows as a data frame whose texts and names of columns hold no markup."""
+    table = sample.to_pandas().astype(object).rename(columns=docs.masked)
+    return table.map(lambda cell: docs.masked(cell) if isinstance(cell, str) else cell)
+
+
+def judged(checked: list[Check], sample: Any, known: Mapping[str, Sequence[str]], out: Path) -> list[Check]:
     """The checks with Great Expectations' word on each, and one more on the frozen rows; writes Data Docs to `out`.
 
     Args:
-        sample: some frozen rows: text, label (an index into `labels`), digest.
+        sample: some frozen rows: text, the task's target as people read it, digest.
+        known: what values some of the columns have.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # it would report to a server
     import great_expectations as gx
     import pandas as pd
     from great_expectations import expectations as gxe
+    from great_expectations.expectations.metadata_types import FailureSeverity
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
@@ -280,7 +245,7 @@ def judged(found: list[Check], sample: Any, labels: tuple[str, ...], out: Path) 
         site_name="validation",
         site_config={
             "class_name": "SiteBuilder",
-            "show_how_to_buttons": False,
+            "show_how_to_buttons": False,  # type: ignore[typeddict-unknown-key]
             "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(out)},
             "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
         },
@@ -290,24 +255,28 @@ def judged(found: list[Check], sample: Any, labels: tuple[str, ...], out: Path) 
             column=check.name,
             min_value=check.min,
             max_value=check.max,
-            severity=check.severity,
-            description=f"{check.rule}. Found: {check.sentence}.",
+            severity=FailureSeverity(check.severity),
+            description=docs.masked(f"{check.rule}. Found: {check.sentence}."),
         )
-        for check in found
+        for check in checked
     ]
-    rows = [
-        gxe.ExpectTableColumnsToMatchSet(column_set=["text", "label", "digest"], severity="critical"),
-        gxe.ExpectColumnValuesToNotBeNull(column="text", severity="critical"),
-        gxe.ExpectColumnValuesToBeOfType(column="text", type_="str", severity="critical"),
-        gxe.ExpectColumnValuesToBeInSet(column="label", value_set=list(labels), severity="critical"),
-        gxe.ExpectColumnValuesToBeUnique(column="digest", severity="critical"),
-        gxe.ExpectColumnValueLengthsToEqual(column="digest", value=64, severity="critical"),
+    frozen = _masked(sample)
+    critical = FailureSeverity.CRITICAL
+    expected = [
+        gxe.ExpectColumnValuesToNotBeNull(column="text", severity=critical),
+        gxe.ExpectColumnValuesToBeOfType(column="text", type_="str", severity=critical),
+        *(
+            gxe.ExpectColumnValuesToBeInSet(
+                column=column, value_set=[docs.masked(value) for value in values], severity=critical
+            )
+            for column, values in known.items()
+        ),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=[name for name in frozen if name != "text"], severity=critical),
+        gxe.ExpectColumnValueLengthsToEqual(column="digest", value=64, severity=critical),
     ]
-    sample = sample.to_pandas()
-    sample["label"] = [labels[i] for i in sample["label"]]
     tables = {
-        "contract": (pd.DataFrame({check.name: [float(check.observed)] for check in found}), measured),
-        "frozen-rows": (sample.astype(object), rows),
+        "contract": (pd.DataFrame({check.name: [float(check.observed)] for check in checked}), measured),
+        "frozen-rows": (frozen, expected),
     }
     source = context.data_sources.add_pandas("validate")
     results = {}
@@ -323,8 +292,12 @@ def judged(found: list[Check], sample: Any, labels: tuple[str, ...], out: Path) 
         run = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table})
         (results[name],) = run.run_results.values()
     docs.make_offline(out, {name: bool(result.success) for name, result in results.items()})
-    passed = {r.expectation_config.kwargs["column"]: bool(r.success) for r in results["contract"].results}
-    broken = [r.expectation_config.type for r in results["frozen-rows"].results if not r.success]
+    asked = {
+        name: [(result.expectation_config, bool(result.success)) for result in of.results]
+        for name, of in results.items()
+    }
+    passed = {config.kwargs["column"]: success for config, success in asked["contract"] if config}
+    broken = [config.type for config, success in asked["frozen-rows"] if config and not success]
     whole = Check(
         name="frozen_rows",
         key="data.contract",
@@ -332,7 +305,7 @@ def judged(found: list[Check], sample: Any, labels: tuple[str, ...], out: Path) 
         observed=len(broken),
         max=0,
         rule="a sample of the frozen rows has the columns, types, labels and digests that later steps rely on",
-        sentence=f"{len(broken)} of {len(rows)} expectations on {len(sample):,} frozen rows fail: {broken}",
+        sentence=f"{len(broken)} of {len(expected)} expectations on {sample.num_rows:,} frozen rows fail: {broken}",
         passed=not broken,
     )
-    return [*(replace(check, passed=passed[check.name]) for check in found), whole]
+    return [*(replace(check, passed=passed[check.name]) for check in checked), whole]

@@ -13,19 +13,24 @@ takes about 30 bytes while near-duplicates are sought.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from components.validate.rows import EXCERPT, REASONS, SPLITS, set_aside
+from components.validate.rows import DUPLICATE, NEAR, SPLITS, set_aside
 from components.validate.text import BANDS
+from regraft.parts import Data
 
 LARGE = 128 << 20
 """Bytes of a source from which on buckets are cut finer."""
 ROW_GROUP = 65_536
 PART = 2_000_000
 """Rows whose near-duplicate keys are sorted at once."""
+PAIRS = 10
+"""Pairs of near-duplicates that are shown to people."""
 
 
 class Buckets:
@@ -33,10 +38,12 @@ class Buckets:
 
     Args:
         source_bytes: size of the source; a large one is cut into 256 instead of 16.
+        target: the task's columns.
     """
 
-    def __init__(self, folder: Path, source_bytes: int) -> None:
+    def __init__(self, folder: Path, source_bytes: int, target: tuple[str, ...]) -> None:
         self._folder = folder
+        self.target = target
         digits = 1 if source_bytes < LARGE else 2
         self._names = ["".join(name) for name in itertools.product("0123456789abcdef", repeat=digits)]
         self._writers: dict[int, Any] = {}
@@ -67,7 +74,8 @@ class Buckets:
             writer.close()
             table = self._opened(number)
             slices = sorted(name for name in table.column_names if name.startswith("slice."))
-            table = table.sort_by([(name, "ascending") for name in ("digest", "text", *slices)]).combine_chunks()
+            order = [(name, "ascending") for name in ("digest", *self.target, "text", *slices)]
+            table = table.sort_by(order).combine_chunks()
             self._path(number).unlink()  # what is mapped stays readable
             with pa.ipc.new_file(str(self._path(number)), table.schema) as file:
                 file.write_table(table)
@@ -90,27 +98,35 @@ class Frozen:
 
     Attributes:
         rows: rows of each split.
-        labels: rows of each split and label index.
-        duplicates: good rows that another equals in text and label.
+        counts: of each split, what the task counts.
+        duplicates: good rows that another equals in text and target.
         near_duplicates: rows that nearly equal another one, less one for each group of them.
         withheld: rows left out because a nearly equal one is in a higher split.
         sample: the first rows of the data set as a table; in the order of digests they are a random sample.
+        pairs: the first near-duplicates, each a row of a pair: text, the task's target as people read it, split.
     """
 
     rows: dict[str, int]
-    labels: dict[str, dict[int, int]]
+    counts: dict[str, Counter[str]]
     duplicates: int
     near_duplicates: int
     withheld: int
     sample: Any
+    pairs: list[tuple[dict[str, str], dict[str, str]]]
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """What the task counts, of all splits together."""
+        return {name: sum(of_split[name] for of_split in self.counts.values()) for name in self.counts[SPLITS[0]]}
 
 
-def freeze(buckets: Buckets, out: Path, scratch: Path, quarantine: Any, labels: tuple[str, ...], sample: int) -> Frozen:
+def freeze(
+    task: ModuleType, data: Data, buckets: Buckets, *, out: Path, scratch: Path, quarantine: Any, sample: int
+) -> Frozen:
     """Writes train.parquet, dev.parquet and holdout.parquet to `out`.
 
     Args:
         quarantine: writer of the rows that are set aside.
-        labels: the label set, whose names the quarantine shows.
         sample: how many rows to hand back.
     """
     import numpy as np
@@ -118,61 +134,69 @@ def freeze(buckets: Buckets, out: Path, scratch: Path, quarantine: Any, labels: 
 
     buckets.sort()
     duplicates, split = _band_files(buckets, scratch)
-    near, highest = _near_duplicates(scratch, split)
+    near, highest, pairs = _near_duplicates(scratch, split)
     withheld = split < highest
-    counts = {name: dict.fromkeys(range(len(labels)), 0) for name in SPLITS}
+    paired, twins = np.unique(np.array(pairs, dtype=np.int64)), dict[int, dict[str, str]]()
+    rows, counts = dict.fromkeys(SPLITS, 0), {name: Counter[str]() for name in SPLITS}
     first: list[Any] = []
     writers = [Parquet(out / f"{name}.parquet") for name in SPLITS]
-    position = 0
+    position, reasons = 0, ["", *NEAR, DUPLICATE]
     for table in buckets.read():
-        repeated = _repeated(table)
+        repeated = _repeated(table, buckets.target)
         kept = table.filter(~repeated)
         span = slice(position, position + kept.num_rows)
         position = span.stop
-        why = np.full(table.num_rows, REASONS.index("duplicate"), dtype=np.uint8)
-        why[~repeated] = np.where(
-            withheld[span], highest[span] + REASONS.index("near-duplicate of a row in dev") - 1, 0
-        )
-        quarantine.add(_explained(table.filter(why > 0), why[why > 0], labels))
+        inside = paired[(paired >= span.start) & (paired < span.stop)]
+        twins |= zip(inside.tolist(), _readable(task, data, kept.take(inside - span.start)), strict=True)
+        why = np.full(table.num_rows, reasons.index(DUPLICATE), dtype=np.uint8)
+        why[~repeated] = np.where(withheld[span], highest[span], 0)
+        aside, causes = table.filter(why > 0), pa.array(reasons, pa.string()).take(pa.array(why[why > 0]))
+        shown = task.shown(aside.select(buckets.target), data)
+        quarantine.add(set_aside(aside, causes, aside["text"], dict.fromkeys(buckets.target, shown)))
         for number, name in enumerate(SPLITS):
             part = kept.filter(~withheld[span] & (split[span] == number))
-            for label, count in zip(*np.unique(part.column("label").to_numpy(), return_counts=True), strict=True):
-                counts[name][int(label)] += int(count)
+            rows[name] += part.num_rows
+            counts[name].update(task.counts(part.select(buckets.target), data))
             writers[number].add(part.drop_columns(["split", "bands", "file", "row"]))
         if sample or not first:
             # Taken, not sliced: a slice would keep all of its bucket in memory.
             chosen = np.flatnonzero(~withheld[span])[:sample]
-            first.append(kept.select(["text", "label", "digest"]).take(chosen))
+            first.append(kept.select(["text", *buckets.target, "digest"]).take(chosen))
             sample -= len(chosen)
     for writer in writers:
         writer.close()
     return Frozen(
-        rows={name: sum(of_label.values()) for name, of_label in counts.items()},
-        labels=counts,
+        rows=rows,
+        counts=counts,
         duplicates=duplicates,
         near_duplicates=near,
         withheld=int(withheld.sum()),
         sample=pa.concat_tables(first),
+        pairs=[(twins[one], twins[other]) for one, other in pairs],
     )
 
 
-def _explained(table: Any, reasons: Any, labels: tuple[str, ...]) -> Any:
-    import pyarrow as pa
-    import pyarrow.compute as pc
+def _readable(task: ModuleType, data: Data, rows: Any) -> list[dict[str, str]]:
+    """Rows with their target as people read it, and the split that their words name."""
+    texts, splits = rows["text"].to_pylist(), rows["split"].to_pylist()
+    shown = task.shown(rows.select(task.ROWS.target), data).to_pylist()
+    return [
+        {"text": text, **dict.fromkeys(task.ROWS.target, target), "split": SPLITS[split]}
+        for text, target, split in zip(texts, shown, splits, strict=True)
+    ]
 
-    names = pa.array(labels, pa.string()).take(table.column("label"))
-    return set_aside(table, reasons, pc.utf8_slice_codeunits(table.column("text"), 0, EXCERPT), names)
 
-
-def _repeated(table: Any) -> Any:
-    """Which rows of a sorted bucket have the digest of the row before."""
+def _repeated(table: Any, target: tuple[str, ...]) -> Any:
+    """Which rows of a sorted bucket have the input and the target of the row before."""
     import numpy as np
     import pyarrow.compute as pc
 
-    digest = table.column("digest").combine_chunks()
-    out = np.zeros(len(digest), dtype=bool)
-    if len(digest) > 1:
-        out[1:] = pc.equal(digest[1:], digest[:-1]).to_numpy(zero_copy_only=False)
+    out = np.zeros(table.num_rows, dtype=bool)
+    if table.num_rows > 1:
+        out[1:] = True
+        for name in ("digest", *target):
+            values = table.column(name).combine_chunks()
+            out[1:] &= pc.equal(values[1:], values[:-1]).to_numpy(zero_copy_only=False)
     return out
 
 
@@ -183,7 +207,7 @@ def _band_files(buckets: Buckets, scratch: Path) -> tuple[int, Any]:
     duplicates, splits = 0, []
     files = [(scratch / f"band-{band:02}").open("wb") for band in range(BANDS)]
     for table in buckets.read():
-        repeated = _repeated(table)
+        repeated = _repeated(table, buckets.target)
         duplicates += int(repeated.sum())
         splits.append(table.column("split").to_numpy()[~repeated])
         column = table.column("bands").combine_chunks()
@@ -195,12 +219,14 @@ def _band_files(buckets: Buckets, scratch: Path) -> tuple[int, Any]:
     return duplicates, np.concatenate(splits) if splits else np.zeros(0, dtype=np.uint8)
 
 
-def _near_duplicates(scratch: Path, split: Any) -> tuple[int, Any]:
-    """How many rows have a near-duplicate before them, and the highest split among each row and its near-duplicates."""
+def _near_duplicates(scratch: Path, split: Any) -> tuple[int, Any, list[tuple[int, int]]]:
+    """How many rows have a near-duplicate before them, the highest split among each row and its near-duplicates, and
+    the first pairs of them, no row in two."""
     import numpy as np
 
     second = np.zeros(len(split), dtype=bool)
     highest = split.copy()
+    pairs: set[tuple[int, int]] = set()
     parts = len(split) // PART + 1  # equal keys have equal remainders, so that the parts can be sorted one by one
     for band, part in itertools.product(range(BANDS), range(parts)):
         keys = np.fromfile(scratch / f"band-{band:02}", dtype=np.uint64)
@@ -220,7 +246,18 @@ def _near_duplicates(scratch: Path, split: Any) -> tuple[int, Any]:
         starts = np.flatnonzero(first)
         top = np.maximum.reduceat(split[members], starts)
         highest[members] = np.maximum(highest[members], np.repeat(top, np.diff(np.append(starts, len(keys)))))
-    return int(second.sum()), highest
+        earliest = starts[np.argsort(members[starts])[:PAIRS]]
+        pairs.update(zip(members[earliest].tolist(), members[earliest + 1].tolist(), strict=True))
+    return int(second.sum()), highest, _apart(sorted(pairs))
+
+
+def _apart(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The first pairs that have no row in common."""
+    chosen: list[tuple[int, int]] = []
+    for pair in pairs:
+        if len(chosen) < PAIRS and not {row for other in chosen for row in other} & {*pair}:
+            chosen.append(pair)
+    return chosen
 
 
 class Parquet:

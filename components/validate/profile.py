@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from regraft.tally import distance
+
 MOST_WORDS = 1_000_000
 """Words that are counted apart at least; beyond twice as many the rare ones are forgotten, to bound memory."""
 KEPT_WORDS = 5_000
@@ -12,6 +14,11 @@ COMPARED_WORDS = 500
 """Words the drift of texts is measured on, the most frequent ones of the reference; all others count as one. More words
 would measure chance: the distance of two samples of one source grows with the root of words / sample."""
 NAMED_WORDS = 5
+DAY = 24 * 3600 * 1_000_000
+"""In microseconds."""
+DAYS = 366
+LENGTHS = tuple(dict.fromkeys(int(2 ** (step / 4)) for step in range(4 * 31)))
+"""Lengths at which bins begin: each is a quarter of an octave, as far as whole numbers allow."""
 
 
 class WordCounts:
@@ -52,24 +59,20 @@ class WordCounts:
         return ordered.slice(0, number).combine_chunks()
 
 
-def profile(*, rows: int, labels: Mapping[str, int], words: WordCounts) -> dict[str, Any]:
-    """What later runs compare with: counts of rows, labels and the most frequent words."""
-    return {"rows": rows, "labels": dict(labels), "words": words.most(KEPT_WORDS), "words_in_all": words.total}
+def profile(*, rows: int, counts: Mapping[str, int], words: WordCounts) -> dict[str, Any]:
+    """What later runs compare with: counts of rows, of what the task counts, and of the most frequent words."""
+    return {"rows": rows, "counts": dict(counts), "words": words.most(KEPT_WORDS), "words_in_all": words.total}
 
 
-def distance(one: Mapping[str, int], other: Mapping[str, int]) -> float:
-    """Jensen-Shannon distance of two counts, base 2: 0 for equal shares, 1 where nothing is shared."""
-    from scipy.spatial.distance import jensenshannon
+def lengths(values: Any) -> Any:
+    """How many of some lengths, all above 0, are in each bin of `LENGTHS`."""
+    import numpy as np
 
-    keys = sorted({*one, *other})
-    if not sum(one.values()) or not sum(other.values()):
-        return 1.0
-    value = float(jensenshannon([one.get(k, 0) for k in keys], [other.get(k, 0) for k in keys], base=2))
-    return round(value, 6)
+    return np.bincount(np.searchsorted(LENGTHS, values, side="right") - 1, minlength=len(LENGTHS))
 
 
-def word_drift(reference: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[float, list[str]]:
-    """Distance of two profiles' words, and the words that moved most, the largest move first."""
+def word_drift(reference: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[float, dict[str, tuple[float, float]]]:
+    """Distance of two profiles' words, and the share of each that is compared in both, the largest move first."""
     compared = list(reference["words"])[:COMPARED_WORDS]
     spread = []
     for one in (reference, now):
@@ -78,4 +81,4 @@ def word_drift(reference: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[fl
         spread.append(counts)
     before, after = ({word: n / max(1, sum(counts.values())) for word, n in counts.items()} for counts in spread)
     moved = sorted((word for word in compared), key=lambda word: (-abs(after[word] - before[word]), word))
-    return distance(*spread), moved[:NAMED_WORDS]
+    return distance(*spread), {word: (before[word], after[word]) for word in moved}

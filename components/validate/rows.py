@@ -3,47 +3,45 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from components.validate import text as texts
-from components.validate.profile import WordCounts
+from components.validate.profile import DAY, DAYS, WordCounts, lengths
+from regraft import settings, tasks
+from regraft.errors import BadInput
 from regraft.parts import Data
+from regraft.rows import digests, tidy
 
 SPLITS = ("train", "dev", "holdout")
-REASONS = (
-    "",
-    "malformed line",
-    "no text",
-    "invalid UTF-8",
-    "no label",
-    "unknown label",
-    "no readable time",
-    "too short",
-    "too long",
-    "encoding damage",
-    "duplicate",
-    "near-duplicate of a row in dev",
-    "near-duplicate of a row in holdout",
-)
-"""Why a row is set aside; the first that applies."""
+NO_TIME, SHORT, LONG, DAMAGED = "no readable time", "too short", "too long", "encoding damage"
+DUPLICATE, NEAR = "duplicate", ("near-duplicate of a row in dev", "near-duplicate of a row in holdout")
+"""Why a row of any task is set aside, beside that it cannot be read."""
 EXCERPT = 200
-MOST_LABELS = 1_000
-"""Unknown labels that are counted apart; beyond that the rare ones are forgotten, to bound memory."""
+"""Characters of a row that is set aside."""
+LONGEST_SLICE = 1000
+MOST_UNKNOWN = 1_000
+"""Unknown values that are counted apart; beyond that the rare ones are forgotten, to bound memory."""
 
 
 @dataclass(kw_only=True)
-class Tally:
+class Totals:
     """What is counted over all rows."""
 
     read: int = 0
     outside_window: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    labels: Counter[str] = field(default_factory=Counter)
-    unknown_labels: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
     personal: Counter[str] = field(default_factory=Counter)
     words: WordCounts = field(default_factory=WordCounts)
+    lengths: Any = 0
+    """Rows by `profile.lengths` of their text, those set aside too where they have one."""
+    days: Any = 0
+    """Rows by the whole days that they arrived before the end of the window; the last counts all earlier ones too."""
+    slices: dict[str, set[str | None]] = field(default_factory=dict)
+    """The values of each column of slices."""
     malformed: str | None = None
     """Where the first malformed line is, and why it is malformed."""
     newest: datetime | None = None
@@ -53,76 +51,76 @@ class Tally:
         """Rows that arrived in the window."""
         return self.read - self.outside_window
 
-    def add(self, other: Tally) -> None:
-        """Adds what was counted in a batch that follows."""
+    def add(self, other: Totals) -> None:
+        """Adds what was counted in a batch that follows. Raises BadInput where a column has too many slices."""
         self.read += other.read
         self.outside_window += other.outside_window
         self.reasons.update(other.reasons)
-        self.labels.update(other.labels)
-        self.unknown_labels.update(other.unknown_labels)
-        _forget(self.unknown_labels, MOST_LABELS)
+        self.unknown.update(other.unknown)
+        _forget(self.unknown, MOST_UNKNOWN)
         self.personal.update(other.personal)
         self.words.add(other.words)
+        self.lengths = self.lengths + other.lengths
+        self.days = self.days + other.days
+        for name, values in other.slices.items():
+            self.slices[name] = self.slices.get(name, set()) | values
+            _few(name.removeprefix("slice."), self.slices[name])
         self.malformed = self.malformed or other.malformed
         self.newest = max(filter(None, (self.newest, other.newest)), default=None)
 
 
-def judge(table: Any, data: Data, start: datetime | None, end: datetime | None) -> tuple[Any, Any, Tally]:
+def judge(task: str, table: Any, data: Data, start: datetime | None, end: datetime | None) -> tuple[Any, Any, Totals]:
     """Splits a batch of `reading.batches` into good rows and rows to set aside, and counts both.
 
     Returns:
-        Good rows: text, label (int32), digest (hex), split (uint8, index into SPLITS), bands, slices, file, row.
-        Bad rows: file, row, reason, label, text (an excerpt).
+        Good rows: text, the task's target, digest (hex), split (uint8, index into SPLITS), bands, slices, file, row.
+        Bad rows: file, row, reason, and excerpts of target and text.
     """
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    tally = Tally(read=table.num_rows)
-    table = _in_window(table, start, end, tally)
-    raw = table.column("text").combine_chunks()
-    text, invalid = texts.decoded(raw.fill_null(b""))
-    label = _none_if_blank(table.column("label").combine_chunks())
-    known = pc.index_in(label, value_set=pa.array(data.labels, pa.string()))
-    neat = texts.tidy(text)
+    totals = Totals(read=table.num_rows)
+    table = _in_window(table, start, end, totals)
+    read, neat = tasks.read(task, table, data)
+    text = read.text.fill_null("")
     length = pc.utf8_length(neat).to_numpy()
+    totals.lengths = lengths(length[length > 0])
     limits = data.contract.characters
-    reasons = np.zeros(len(text), dtype=np.uint8)
     malformed = table.column("malformed").drop_null()
     if len(malformed):
-        tally.malformed = malformed[0].as_py()
+        totals.malformed = malformed[0].as_py()
     problems = (
-        ("malformed line", _mask(pc.is_valid(table.column("malformed")))),
-        ("no text", length == 0),
-        ("invalid UTF-8", invalid),
-        ("no label", _mask(pc.is_null(label))),
-        ("unknown label", _mask(pc.is_null(known))),
-        ("no readable time", _mask(pc.is_null(table.column("time"))) if data.columns.time else False),
-        ("too short", length < limits.min),
-        ("too long", length > limits.max),
+        *read.problems,
+        (NO_TIME, _mask(pc.is_null(table.column("time"))) if data.columns.time else False),
+        (SHORT, length < limits.min),
+        (LONG, length > limits.max),
     )
-    for reason, applies in problems:
-        reasons[(reasons == 0) & applies] = REASONS.index(reason)
+    names = ["", *(reason for reason, _ in problems), DAMAGED]
+    why = np.zeros(len(text), dtype=np.uint8)
+    for number, (_, applies) in enumerate(problems, start=1):
+        why[(why == 0) & applies] = number
     # The texts are searched only now, when the endless ones are gone.
-    good = np.flatnonzero(reasons == 0)
-    reasons[good[texts.damaged(text.take(good))]] = REASONS.index("encoding damage")
-    unknown = label.filter(pa.array(reasons == REASONS.index("unknown label")))
-    tally.unknown_labels.update(_counts(pc.utf8_slice_codeunits(unknown, 0, EXCERPT)))
-    for number, count in zip(*np.unique(reasons, return_counts=True), strict=True):
-        tally.reasons[REASONS[number]] += int(count)
-    bad = np.flatnonzero(reasons)
-    aside = set_aside(
-        table.take(bad), reasons[bad], pc.utf8_slice_codeunits(text.take(bad), 0, EXCERPT), label.take(bad)
-    )
-    passed = pa.array(reasons == 0)
-    named = label.filter(passed)
-    tally.labels.update(_counts(named))
-    rest = table.drop_columns(["text", "label", "malformed", *(["time"] if data.columns.time else [])]).filter(passed)
-    kept = _keyed(rest, text.filter(passed), neat.filter(passed), named, known.filter(passed), data, tally)
-    return kept, aside, tally
+    good = np.flatnonzero(why == 0)
+    why[good[texts.damaged(text.take(good))]] = names.index(DAMAGED)
+    for reason, values in read.unknown.items():
+        of_reason = values.filter(pa.array(why == names.index(reason)))
+        totals.unknown.update(_counts(pc.utf8_slice_codeunits(of_reason, 0, EXCERPT)))
+    totals.reasons.update({names[number]: int(n) for number, n in enumerate(np.bincount(why)) if n})
+    bad = np.flatnonzero(why)
+    causes = pa.array(names, pa.string()).take(pa.array(why[bad]))
+    aside = set_aside(table.take(bad), causes, text.take(bad), {name: read.shown.take(bad) for name in read.target})
+    passed = pa.array(why == 0)
+    rest = table.select(["file", "row", *(name for name in table.column_names if name.startswith("slice."))])
+    target = {name: values.filter(passed) for name, values in read.target.items()}
+    rest = rest.filter(passed)
+    totals.slices = {name: set(rest.column(name).unique().to_pylist()) for name in rest.column_names[2:]}
+    said = neat if read.words is None else tidy(read.words.fill_null(""))
+    kept = _keyed(rest, text.filter(passed), neat.filter(passed), said.filter(passed), target, data, totals)
+    return kept, aside, totals
 
 
-def _keyed(rest: Any, text: Any, neat: Any, named: Any, label: Any, data: Data, tally: Tally) -> Any:
+def _keyed(rest: Any, text: Any, neat: Any, said: Any, target: dict[str, Any], data: Data, totals: Totals) -> Any:
     """Good rows with their digest, split and bands.
 
     The split is a function of the row's own words alone, so a row keeps it for ever, and rows with the same words share
@@ -130,18 +128,17 @@ def _keyed(rest: Any, text: Any, neat: Any, named: Any, label: Any, data: Data, 
     """
     import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    tally.personal.update(texts.personal(text))
-    words = texts.words(neat)
-    tally.words = WordCounts(*words.counts())
+    totals.personal.update(texts.personal(text))
+    words = texts.words(said)
+    totals.words = WordCounts(*words.counts())
     chance = texts.chances(words.spelled)
     splits = data.splits
     split = np.where(chance < splits.holdout, 2, np.where(chance < splits.holdout + splits.dev, 1, 0)).astype(np.uint8)
     columns = {
         "text": text,
-        "label": label.cast(pa.int32()),
-        "digest": pa.array(texts.digests(pc.binary_join_element_wise(named, neat, "\n")), pa.string()),
+        **target,
+        "digest": pa.array(digests(neat), pa.string()),
         "split": pa.array(split),
         "bands": pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(8 * texts.BANDS), len(text), [None, pa.py_buffer(texts.bands(words))]
@@ -150,23 +147,28 @@ def _keyed(rest: Any, text: Any, neat: Any, named: Any, label: Any, data: Data, 
     return pa.table({**columns, **{name: rest.column(name) for name in rest.column_names}})
 
 
-def set_aside(table: Any, reasons: Any, excerpt: Any, label: Any) -> Any:
-    """Rows of the quarantine. `reasons` are indices into REASONS."""
+def set_aside(table: Any, reasons: Any, text: Any, shown: Mapping[str, Any]) -> Any:
+    """Rows of the quarantine.
+
+    Args:
+        table: file and row of each.
+        reasons: why it is set aside, a string array.
+        shown: the task's target, as people read it.
+    """
     import pyarrow as pa
+
+    said = {name: excerpts(of, EXCERPT + texts.REACH) for name, of in {**shown, "text": text}.items()}
+    return pa.table({"file": table.column("file"), "row": table.column("row"), "reason": reasons, **said})
+
+
+def excerpts(texts: Any, length: int) -> Any:
+    """The first characters of texts."""
     import pyarrow.compute as pc
 
-    return pa.table(
-        {
-            "file": table.column("file"),
-            "row": table.column("row"),
-            "reason": pa.array(REASONS, pa.string()).take(pa.array(reasons)),
-            "label": pc.utf8_slice_codeunits(label, 0, EXCERPT),
-            "text": excerpt,
-        }
-    )
+    return pc.utf8_slice_codeunits(texts, 0, length)
 
 
-def _in_window(table: Any, start: datetime | None, end: datetime | None, tally: Tally) -> Any:
+def _in_window(table: Any, start: datetime | None, end: datetime | None, totals: Totals) -> Any:
     """The rows from `start` until before `end`; those without a readable time stay, to be set aside later."""
     import pyarrow.compute as pc
 
@@ -176,18 +178,20 @@ def _in_window(table: Any, start: datetime | None, end: datetime | None, tally: 
     inside = pc.less(time, end) if start is None else pc.and_(pc.less(time, end), pc.greater_equal(time, start))
     inside = inside.fill_null(True)
     inner = table.filter(inside)
-    tally.outside_window += table.num_rows - inner.num_rows
-    tally.newest = pc.max(inner.column("time")).as_py()
+    totals.outside_window += table.num_rows - inner.num_rows
+    totals.newest = pc.max(inner.column("time")).as_py()
+    totals.days = _days(inner.column("time"), end)
     return inner
 
 
-def _none_if_blank(label: Any) -> Any:
-    """CSV has no null: a blank label is none."""
+def _days(time: Any, end: datetime) -> Any:
+    """How many rows arrived how many whole days before the end, shape (DAYS,)."""
+    import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    label = pc.utf8_trim_whitespace(label)
-    return pc.if_else(pc.equal(label, ""), pa.scalar(None, pa.string()), label)
+    since = time.drop_null().cast(pa.int64()).to_numpy()
+    ago = (int(end.timestamp() * 1_000_000) - 1 - since) // DAY
+    return np.bincount(np.minimum(ago, DAYS - 1), minlength=DAYS)
 
 
 def _mask(values: Any) -> Any:
@@ -199,6 +203,20 @@ def _mask(values: Any) -> Any:
 def _counts(values: Any) -> dict[str, int]:
     counted = values.value_counts()
     return dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
+
+
+def _few(column: str, values: set[str | None]) -> None:
+    """Raises BadInput where a column's values are too many to be judged one by one, or too long to be names."""
+    most = settings.most(settings.SLICES)
+    what = f"has more than {most:,} values, and each is a slice that is judged" if len(values) > most else ""
+    if any(value and len(value) > LONGEST_SLICE for value in values):
+        what = f"holds a value of more than {LONGEST_SLICE:,} characters, which names no slice"
+    if what:
+        raise BadInput(
+            f"the column {column!r} {what}",
+            where="data.columns.slices",
+            next=f"name a column with fewer; whoever runs regraft may allow more: export {settings.SLICES}=…",
+        )
 
 
 def _forget(counts: Counter[str], most: int) -> None:

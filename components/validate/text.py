@@ -1,4 +1,4 @@
-"""What a text is made of, for a whole batch at once: its tidy form, its words, its damage, its near-duplicate bands.
+"""What a text is made of, for a whole batch at once: its words, its damage, its near-duplicate bands.
 
 Arrow and numpy work on the bytes of all texts together; a loop over rows in Python would cost minutes a million rows.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-import unicodedata
-from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from regraft.rows import buffers, changed, not_ascii, texts_of
 
 BANDS, PER_BAND = 16, 7
 """Two texts whose word pairs overlap by a Jaccard index of 0.8 share a band in 97 of 100 cases, by 0.9 in all but 1 of
@@ -37,8 +37,6 @@ _DAMAGE = (
 )
 """The replacement character, UTF-8 that was read as Latin-1 or Windows-1252 (Ã©, â€™), and C1 control characters."""
 _SUSPECT = r"@|[0-9][0-9 ().:/-]{5,}[0-9]"
-_MARKS = r"\p{M}{31}"
-"""More marks on one letter than any script has (Unicode's annex 15 allows 30 to a text that is to be streamed)."""
 PII = {
     "e-mail": re.compile(r"[\w.%+-]@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2}"),
     "card": re.compile(r"(?<!\d)(?:\d[ -]?){12,18}\d(?!\d)"),
@@ -49,61 +47,9 @@ PII = {
 }
 """Linear in the text: what an expression may try from one place is bounded, or ends before the next `@`, which is where
 it begins. So an address is known by the last character of its name; the name itself may be as long as the text."""
-
-
-def decoded(raw: Any) -> tuple[Any, Any]:
-    """Text of a binary array, and which rows are not UTF-8; those have replacement characters in the text."""
-    import numpy as np
-    import pyarrow as pa
-
-    try:
-        return raw.cast(pa.string()), np.zeros(len(raw), dtype=bool)
-    except pa.ArrowInvalid:
-        texts = [None if value is None else value.decode("utf-8", "replace") for value in raw.to_pylist()]
-        text = pa.array(texts, pa.string())
-        same = [a is None or a.encode() == b for a, b in zip(texts, raw.to_pylist(), strict=True)]
-        return text, ~np.array(same, dtype=bool)
-
-
-def tidy(text: Any) -> Any:
-    """Unicode NFC, with one space where white space was and none at the ends."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    def composed(other: Any) -> Any:
-        # Arrow's utf8_normalize decomposes when asked for NFC (25.0); a mended one would move rows between splits.
-        endless = pc.match_substring_regex(other, _MARKS).to_pylist()
-        values = [
-            _sorted_marks(value) if long else value for value, long in zip(other.to_pylist(), endless, strict=True)
-        ]
-        return pa.array([unicodedata.normalize("NFC", value) for value in values], pa.string())
-
-    def spaced(other: Any) -> Any:
-        return pc.binary_join(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(other)), " ")
-
-    return _on(_untidy, _on(_not_ascii, text, composed), spaced)
-
-
-def _untidy(text: Any) -> Any:
-    """Which texts may hold other white space than single spaces between words; some that hold none are among them."""
-    import numpy as np
-
-    offsets, content = _buffers(text)
-    found = _not_ascii(text)
-    white = (content == 32) | (content >= 9) & (content <= 13) | (content >= 28) & (content <= 31)
-    odd = white & (content != 32)
-    odd[1:] |= white[1:] & white[:-1]
-    filled = offsets[1:] > offsets[:-1]
-    found[filled] |= white[offsets[:-1][filled]] | white[offsets[1:][filled] - 1]
-    found[_rows_of(np.flatnonzero(odd), offsets)] = True
-    return found
-
-
-def _sorted_marks(value: str) -> str:
-    """The text with the marks on each letter in Unicode's order: Python's own sorting of them is quadratic."""
-    single = "".join([unicodedata.normalize("NFD", character) for character in value])
-    parts = itertools.groupby(single, key=lambda character: unicodedata.combining(character) > 0)
-    return "".join("".join(sorted(part, key=unicodedata.combining) if marks else part) for marks, part in parts)
+REACH = 400
+"""Characters beyond a cut in which personal data that begins before it is still known: an address has 320 at most."""
+_OF_A_NAME = re.compile(r"[\w.%+-]")
 
 
 class Words(NamedTuple):
@@ -136,8 +82,8 @@ def words(text: Any) -> Words:
         other = pc.replace_substring_regex(other, r"\p{N}", "0")
         return pc.replace_substring_regex(other, f"({_UNSPACED})", r" \1 ")
 
-    whole, text = text, _on(_not_ascii, text, plain)
-    offsets, content = _buffers(text)
+    whole, text = text, changed(not_ascii, text, plain)
+    offsets, content = buffers(text)
     letters = pa.py_buffer(content.tobytes().translate(_LETTERS))
     clean = pc.ascii_trim_whitespace(pa.StringArray.from_buffers(len(text), pa.py_buffer(offsets), letters))
     lists = pc.ascii_split_whitespace(pc.if_else(pc.equal(clean, ""), whole, clean))
@@ -149,14 +95,14 @@ def damaged(text: Any) -> Any:
     import numpy as np
     import pyarrow.compute as pc
 
-    offsets, content = _buffers(text)
+    offsets, content = buffers(text)
     controls = np.flatnonzero((content < 32) & (content != 9) & (content != 10) & (content != 13) | (content == 127))
-    found = np.zeros(len(text), dtype=bool)
-    found[_rows_of(controls, offsets)] = True
-    others = np.flatnonzero(_not_ascii(text))
+    mask = np.zeros(len(text), dtype=bool)
+    mask[texts_of(controls, offsets)] = True
+    others = np.flatnonzero(not_ascii(text))
     hits = pc.match_substring_regex(text.take(others), _DAMAGE).to_numpy(zero_copy_only=False)
-    found[others[hits]] = True
-    return found
+    mask[others[hits]] = True
+    return mask
 
 
 def personal(text: Any) -> dict[str, int]:
@@ -171,30 +117,47 @@ def personal(text: Any) -> dict[str, int]:
     return counts
 
 
-def _valid(kind: str, found: str) -> bool:
+def masked(text: str, length: int) -> str:
+    """The first characters of a text on one line, with the kind of what looks like personal data in its place."""
+    head, found = text[: length + REACH], []
+    for kind, pattern in PII.items():
+        found += [(*_whole(kind, head, m.span()), kind) for m in pattern.finditer(head) if _valid(kind, m[0])]
+    shown, at = "", 0
+    for start, end, kind in sorted(found):
+        if at <= start < length:
+            shown += f"{head[at:start]}[{kind}]"
+        at = max(at, end) if start < length else at
+    shown += head[at:length]
+    return " ".join(shown.split()) + "…" * (len(text) > max(at, length))
+
+
+def _whole(kind: str, text: str, span: tuple[int, int]) -> tuple[int, int]:
+    """Where personal data is, of which `PII` may know a part."""
+    start, end = span
+    if kind == "e-mail":
+        while start and _OF_A_NAME.match(text, start - 1):
+            start -= 1
+        while end < len(text) and _OF_A_NAME.match(text, end) and text[end] not in ".%+":
+            end += 1
+    return start, end
+
+
+def _valid(kind: str, value: str) -> bool:
     """Card numbers must pass the Luhn check, IBANs the check of ISO 13616, so that plain numbers do not count."""
     if kind == "card":
-        digits = [int(d) for d in reversed(found) if d.isdigit()]
+        digits = [int(d) for d in reversed(value) if d.isdigit()]
         return sum(d if i % 2 == 0 else sum(divmod(2 * d, 10)) for i, d in enumerate(digits)) % 10 == 0
     if kind == "iban":
-        plain = found.replace(" ", "")
+        plain = value.replace(" ", "")
         return int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1
     return True
-
-
-def digests(strings: Any) -> list[str]:
-    """SHA-256 of each string's UTF-8, in hex."""
-    offsets, content = _buffers(strings)
-    view, edges = memoryview(content), offsets.tolist()
-    sha = hashlib.sha256
-    return [sha(view[a:b]).hexdigest() for a, b in itertools.pairwise(edges)]
 
 
 def chances(strings: Any) -> Any:
     """A number from 0 to 1 for each string, which depends on nothing else: the first 52 bits of its SHA-256."""
     import numpy as np
 
-    offsets, content = _buffers(strings)
+    offsets, content = buffers(strings)
     view, edges = memoryview(content), offsets.tolist()
     sha = hashlib.sha256
     heads = b"".join([sha(view[a:b]).digest()[:8] for a, b in itertools.pairwise(edges)])
@@ -242,40 +205,3 @@ def _keys(pairs: Any, starts: Any) -> Any:
         for number in numbers:
             out[band] = (out[band] ^ lowest[number]) * np.uint64(_MIX)
     return out.T
-
-
-def _not_ascii(text: Any) -> Any:
-    import pyarrow.compute as pc
-
-    return ~pc.string_is_ascii(text).to_numpy(zero_copy_only=False)
-
-
-def _on(which: Callable[[Any], Any], text: Any, change: Callable[[Any], Any]) -> Any:
-    """Applies a change to some texts; the others would pass it unchanged, only slowly."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    mask = which(text)
-    if not mask.any():
-        return text
-    mask = pa.array(mask)
-    return pc.replace_with_mask(text, mask, change(text.filter(mask)))
-
-
-def _rows_of(positions: Any, offsets: Any) -> Any:
-    """The texts that bytes belong to."""
-    import numpy as np
-
-    return np.searchsorted(offsets, positions, side="right") - 1
-
-
-def _buffers(text: Any) -> tuple[Any, Any]:
-    """Offsets, shape (texts + 1,), and bytes of a string array without nulls."""
-    import numpy as np
-
-    offsets = np.frombuffer(text.buffers()[1], dtype=np.int32)[text.offset : text.offset + len(text) + 1]
-    content = text.buffers()[2]
-    if content is None:
-        return np.zeros(len(text) + 1, dtype=np.int32), np.zeros(0, dtype=np.uint8)
-    whole = np.frombuffer(content, dtype=np.uint8)[offsets[0] : offsets[-1]]
-    return offsets - offsets[0], whole

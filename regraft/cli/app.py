@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 import json
 import os
 from collections.abc import Callable
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from regraft.store import Store
+
+atexit.register(gc.freeze)  # the interpreter would search all it holds for cycles before it ends
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,12 +47,13 @@ def acts(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def guarded(*arguments: P.args, **options: P.kwargs) -> R:
+        from regraft import escaped, locations
         from regraft.errors import RegraftError
 
         try:
             return command(*arguments, **options)
         except RegraftError as error:
-            typer.echo(f"regraft: {error}", err=True)
+            typer.echo(escaped.lines(locations.as_written(f"regraft: {error}")), err=True)
             raise typer.Exit(int(error.exit)) from error
 
     return guarded
@@ -56,10 +61,10 @@ def acts(command: Callable[P, R]) -> Callable[P, R]:
 
 def console(*, stderr: bool = False) -> Console:
     """A terminal, wide enough for a table where there is none."""
-    from rich.console import Console
+    from regraft.cli.terminal import Terminal
 
-    found = Console(stderr=stderr, highlight=False)
-    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=120)
+    terminal = Terminal(stderr=stderr, highlight=False)
+    return terminal if terminal.is_terminal else Terminal(stderr=stderr, highlight=False, width=120)
 
 
 def show(document: Any, text: Any, *, as_json: bool) -> None:
@@ -109,10 +114,5 @@ def command_line(*words: object) -> str:
 
 def relative(path: str | Path) -> str:
     """A path as seen from here, where it lies below here."""
-    found = os.path.relpath(path)
-    return str(path) if found.startswith("..") else found
-
-
-# In the order of the help text; each adds its commands.
-# isort: off
-from regraft.cli import runs, champions, laptop, recipes  # noqa: E402, F401
+    from_here = os.path.relpath(path)
+    return str(path) if from_here.startswith("..") else from_here

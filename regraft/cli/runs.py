@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -37,7 +38,7 @@ def run(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Runs a recipe through its five steps on this machine. What is there already is not done again."""
+    """Runs a recipe through its steps on this machine. What is there already is not done again."""
     from regraft import pipeline, stack, summary
     from regraft import recipe as recipes
     from regraft.cli.watching import watching
@@ -88,9 +89,8 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Shows where things stand: the last runs and champions of all recipes, or one run in full."""
-    from regraft import stack, summary
+    from regraft import snapshot, stack, summary
     from regraft.errors import BadInput, Temporary
-    from regraft.step import recipe_of
 
     try:
         endpoints = stack.environment()
@@ -103,24 +103,28 @@ def status(
         overview = [_line(store, known) for known in recipes_in(store)]
         show(overview, _table(overview, endpoints), as_json=as_json)
         return
-    found = store_of(store, name)
-    runs = found.names("runs")
+    recipe_store = store_of(store, name)
+    runs = recipe_store.names("runs")
     chosen = run or runs[-1]
     if chosen not in runs:
         raise BadInput(f"{name} has no run {chosen}; it has {', '.join(runs[-5:])}", where=store)
-    document = summary.facts(recipe_of(found, chosen), found, chosen, endpoints)
+    document = summary.facts(snapshot.of_run(recipe_store, chosen), recipe_store, chosen, endpoints)
     show(document, summary.render(document), as_json=as_json)
 
 
 def _line(url: str, name: str) -> dict[str, Any]:
     """The newest run and the champion of a recipe."""
-    from regraft import summary
+    from regraft import snapshot, summary
+    from regraft.errors import RegraftError
     from regraft.ledger import Ledger
     from regraft.store import Store
 
     store = Store(url, name)
     run = store.names("runs")[-1]
-    steps = summary.steps(store, run)
+    declared = None
+    with suppress(RegraftError):  # this is an overview: whoever asks for the run is told
+        declared = snapshot.of_run(store, run)
+    steps = summary.steps(store, run, declared)
     head = Ledger(store).head()
     champion = json.loads(head.model_dump_json()) if head else None
     stopped = next((s for s in steps if s["state"] in ("refused", "failed")), None)
@@ -132,18 +136,18 @@ def _table(overview: list[dict[str, Any]], endpoints: dict[str, str]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    from regraft import summary
+    from regraft import servers, settings, summary
 
     if not overview:
         return "no recipe has run here yet; next: regraft run dags/recipes/movie-sentiment.yaml"
     table = Table(
         "recipe", "last run", "steps", "champion", "Triton", "", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
-    triton = endpoints.get("REGRAFT_TRITON_URLS", "").split(",")[0]
+    triton, token = endpoints.get("REGRAFT_TRITON_URLS", "").split(",")[0], settings.triton_token(endpoints)
     for line in overview:
         marks = "".join(summary.MARKS[state] for state in line["steps"].values())
         champion = f"version {line['champion']['version']}" if line["champion"] else "none"
-        served = summary.serving(triton, line["recipe"]) if triton else []
+        served = servers.versions(triton, line["recipe"], token) if triton else []
         ready = ", ".join(f"version {s['version']}" for s in served if s["state"] == "READY") or (
             "-" if triton else "down"
         )

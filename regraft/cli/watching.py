@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from regraft.pipeline import Step
-from regraft.runners.local import Ended
+from regraft.runners.local import StepEnded
 from regraft.summary import MARKS
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ QUIET_SECONDS = 15.0
 """Least time between two lines of progress of a step where there is no terminal."""
 
 
-def told(ended: Ended) -> str:
+def one_line(ended: StepEnded) -> str:
     """One line on how a step ended."""
     note = "cached" if ended.cached else f"{ended.seconds:.1f} s" if ended.state == "done" else ended.state
     return f"{MARKS[ended.state]} {ended.step:<9} [dim]{note}[/]"
@@ -45,8 +45,8 @@ class Lines:
     def retrying(self, step: Step, seconds: float, why: str) -> None:
         self._console.print(f"  {step.name:<9} again in {seconds:.0f} s: {escape(why)}")
 
-    def ended(self, ended: Ended) -> None:
-        self._console.print(told(ended))
+    def ended(self, ended: StepEnded) -> None:
+        self._console.print(one_line(ended))
 
 
 class Bars(Lines):
@@ -64,7 +64,7 @@ class Bars(Lines):
         if self._bar is not None:
             self._bars.update(self._bar, completed=done, text=escape(text))
 
-    def ended(self, ended: Ended) -> None:
+    def ended(self, ended: StepEnded) -> None:
         if self._bar is not None:
             self._bars.remove_task(self._bar)
         super().ended(ended)

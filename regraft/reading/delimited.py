@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from regraft.errors import BadInput
 from regraft.reading import lines
-from regraft.reading.lines import FIRST_LINES, KEPT, LONG, Malformed, Part, Present, Spans, placed
+from regraft.reading.lines import FIRST_LINES, KEPT, LONG, LineCount, Malformed, Piece, Present, Spans, placed
 
 CHUNK_BYTES = 4 << 20
 """Bytes that are read at once: a few fit into the processor's cache."""
@@ -90,15 +90,15 @@ class _Rows(NamedTuple):
     rest: int
 
 
-def parts(
-    file: Any, present: Present, form: Form, label: str, labels: frozenset[bytes], spans: Spans
-) -> Iterator[Part]:
+def pieces(
+    file: Any, present: Present, form: Form, telling: str | None, known: frozenset[bytes], spans: Spans
+) -> Iterator[Piece]:
     """The rows of a file with a header.
 
     Args:
         form: delimiter and quoting; the file tells the rest.
-        label: name of the label's column.
-        labels: the values that count in it.
+        telling: name of a column whose values are known; None where there is none.
+        known: the values that count in it.
         spans: is told how many lines the rows span.
 
     Raises:
@@ -111,62 +111,41 @@ def parts(
     file.seek(0)
     names, block, final = _header(file, form)
     columns = present(names)
-    form = replace(form, width=len(names), tells=names.index(label) if label in columns else None)
-    form = _learnt(head, form, labels)
-    first, sound_before, counted, seen = 1, False, 0, _LineCount(block)
+    form = replace(form, width=len(names), tells=names.index(telling) if telling in columns else None)
+    form = _learnt(head, form, known)
+    first, sound_before, counted, seen = 1, False, 0, LineCount(block)
     while True:
-        found = _rows(block, form, final)
-        counted += int(found.lines.sum())
-        found = _filled(found)
-        count = len(found.starts)
-        sound = (found.widths == form.width) & ~found.open
-        if not found.rest and len(block) > lines.BLOCK_BYTES and not final:
+        rows = _rows(block, form, final)
+        counted += int(rows.lines.sum())
+        rows = _filled(rows)
+        count = len(rows.starts)
+        sound = (rows.widths == form.width) & ~rows.open
+        if not rows.rest and len(block) > lines.BLOCK_BYTES and not final:
             raise BadInput(f"has a line longer than {lines.BLOCK_BYTES >> 20} MiB: row {first}")
         if count:
             bad = [
                 Malformed(
                     first + int(i),
-                    block[found.starts[i] : min(found.stops[i], found.starts[i] + KEPT)],
-                    OPEN if found.open[i] else f"has {found.widths[i]} of the header's {form.width} values",
+                    block[rows.starts[i] : min(rows.stops[i], rows.starts[i] + KEPT)],
+                    OPEN if rows.open[i] else f"has {rows.widths[i]} of the header's {form.width} values",
                 )
                 for i in np.flatnonzero(~sound)
             ]
             sound_before = sound_before or bool(sound[: FIRST_LINES - first + 1].any())
             if not sound_before and first + count > FIRST_LINES:
                 raise BadInput(f"cannot be read: its first {FIRST_LINES:,} rows are malformed; row 1 {bad[0].why}")
-            table = _parsed(block, found, sound, form, [names.index(column) for column in columns])
+            table = _parsed(block, rows, sound, form, [names.index(column) for column in columns])
             table = pa.table(dict(zip(columns, table.columns, strict=True)))
             yield placed(table, np.arange(first, first + count), bad)
-        spans.add(first, found.lines)
+        spans.add(first, rows.lines)
         first += count
         if final:
             break
         chunk = file.read(_chunk())
         seen.add(chunk)
-        block, final = block[found.rest :] + chunk, not chunk
+        block, final = block[rows.rest :] + chunk, not chunk
     if counted != seen.lines:
         raise BadInput(f"cannot be read: {seen.lines:,} lines follow its header, and its rows have {counted:,}")
-
-
-class _LineCount:
-    """How many lines there are in the pieces of a file, counted without regard to quotes."""
-
-    def __init__(self, piece: bytes) -> None:
-        self.ends, self.last = 0, b""
-        self.add(piece)
-
-    def add(self, piece: bytes) -> None:
-        import numpy as np
-
-        self.ends += int(np.count_nonzero(np.frombuffer(piece, dtype=np.uint8) == _LF))
-        if b"\r" in piece:
-            self.ends += piece.count(b"\r") - piece.count(b"\r\n")
-        self.ends -= self.last == b"\r" and piece.startswith(b"\n")
-        self.last = piece[-1:] or self.last
-
-    @property
-    def lines(self) -> int:
-        return self.ends + (self.last not in (b"", b"\r", b"\n"))
 
 
 def _learnt(head: bytes, form: Form, labels: frozenset[bytes]) -> Form:
@@ -181,13 +160,13 @@ def _learnt(head: bytes, form: Form, labels: frozenset[bytes]) -> Form:
         elif end and len(values := head[at : end.start()].split(form.delimiter)) == form.width:
             rows.append([value.strip(b' "') for value in values])
         at = end.end() if end else len(head)
-    found = [frozenset(column) - {b""} for column in zip(*rows, strict=True)] or [frozenset[bytes]()] * form.width
+    distinct = [frozenset(column) - {b""} for column in zip(*rows, strict=True)] or [frozenset[bytes]()] * form.width
     form = replace(form, flat=10 * several <= len(rows), known=labels)
     if form.tells is not None:
-        return replace(form, known=labels | found[form.tells])
-    fewest = min(range(form.width), key=lambda i: len(found[i]))
-    if form.width > 1 and 2 * len(found[fewest]) <= len(rows):
-        return replace(form, tells=fewest, known=found[fewest])
+        return replace(form, known=labels | distinct[form.tells])
+    fewest = min(range(form.width), key=lambda i: len(distinct[i]))
+    if form.width > 1 and 2 * len(distinct[fewest]) <= len(rows):
+        return replace(form, tells=fewest, known=distinct[fewest])
     return form
 
 
@@ -201,19 +180,19 @@ def _header(file: Any, form: Form) -> tuple[list[str], bytes, bool]:
     final, size = False, HEAD_BYTES
     while True:
         block = block.lstrip(b"\r\n")
-        found = _filled(_rows(block[:size], form, final))
-        if not len(found.starts) and size < len(block):
+        rows = _filled(_rows(block[:size], form, final))
+        if not len(rows.starts) and size < len(block):
             size = len(block)
             continue
-        if len(found.starts) or final or len(block) > lines.BLOCK_BYTES:
+        if len(rows.starts) or final or len(block) > lines.BLOCK_BYTES:
             break
         chunk = file.read(_chunk())
         block, final = block + chunk, not chunk
         size = len(block)
-    if not len(found.starts):
+    if not len(rows.starts):
         return [], block, final
-    head, rest = block[: found.stops[0]], block[found.stops[0] :]
-    if found.open[0]:
+    head, rest = block[: rows.stops[0]], block[rows.stops[0] :]
+    if rows.open[0]:
         raise BadInput(f"cannot be read: its header {OPEN}: {head[:100].decode('utf-8', 'replace')}")
     try:
         text = head.decode()

@@ -7,6 +7,8 @@ Labels and slices count by their text: there 1, "1" and 1.0 are alike.
 from __future__ import annotations
 
 import codecs
+import io
+import itertools
 import json
 import re
 from collections import Counter
@@ -15,12 +17,14 @@ from typing import Any
 
 from regraft.errors import BadInput
 from regraft.reading import lines
-from regraft.reading.lines import FIRST_LINES, KEPT, Malformed, Part, Present, placed
+from regraft.reading.lines import FIRST_LINES, KEPT, Malformed, Piece, Present, placed
 
 BRANCHES, LOOKED_AT = 8, 64
 """Parts that lines are cut into while the malformed ones are sought; lines that are looked at one by one."""
 COUNTED_AT_ONCE = 2048
 """Lines whose types are counted one by one when Arrow does not find them alike."""
+MOST_LINES = 1 << 19
+"""Lines of a block."""
 NO_OBJECT = "is not one JSON object"
 _TYPES = {"bool": (bool,), "int64": (int,), "double": (int, float), "binary": (str,)}
 """What Python makes of a value that fits a column of an Arrow type."""
@@ -28,7 +32,7 @@ _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,14}")
 """Whole numbers as they are printed; a float holds each of them exactly."""
 
 
-def parts(file: Any, present: Present, columns: list[str], named: frozenset[str]) -> Iterator[Part]:
+def pieces(file: Any, present: Present, columns: list[str], named: frozenset[str]) -> Iterator[Piece]:
     """The rows of a JSON Lines file. It is read twice: what type a column has, all its lines tell.
 
     Args:
@@ -43,18 +47,28 @@ def parts(file: Any, present: Present, columns: list[str], named: frozenset[str]
     schema = _schema(file, present, columns)
     file.seek(0)
     first = 1
-    for block in _blocks(file):
+    for block in blocks(file):
         if table := _wholly_sound(block, schema):
-            yield Part(table, np.arange(first, first + table.num_rows), {})
+            yield Piece(table, np.arange(first, first + table.num_rows), {})
             first += table.num_rows
             continue
-        content, rows = _filled(block)
+        content, rows = filled(block)
         yield _sorted_out(content, rows + first, schema, named)
         first += block.count(b"\n")
 
 
-def _blocks(file: Any) -> Iterator[bytes]:
-    """The bytes of a file in blocks of whole lines."""
+def blocks(file: Any) -> Iterator[bytes]:
+    """The bytes of a file in blocks of whole lines, not too many: each that is malformed takes 500 bytes."""
+    for block in _whole_lines(file):
+        if block.count(b"\n") <= MOST_LINES:
+            yield block
+            continue
+        lines_of = io.BytesIO(block)
+        while some := b"".join(itertools.islice(lines_of, MOST_LINES)):
+            yield some
+
+
+def _whole_lines(file: Any) -> Iterator[bytes]:
     rest = file.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
     while chunk := file.read(lines.BLOCK_BYTES):
         cut = chunk.rfind(b"\n") + 1
@@ -68,7 +82,7 @@ def _blocks(file: Any) -> Iterator[bytes]:
         yield rest
 
 
-def _filled(block: bytes) -> tuple[list[bytes], Any]:
+def filled(block: bytes) -> tuple[list[bytes], Any]:
     """The lines of a block that are not blank, and their numbers from 0."""
     import numpy as np
 
@@ -80,18 +94,18 @@ def _schema(file: Any, present: Present, columns: list[str]) -> Any:
     """The wanted columns with the types that most lines have; text is taken as bytes."""
     names: dict[str, None] = {}
     types = {column: Counter[str]() for column in columns}
-    for number, block in enumerate(_blocks(file)):
+    for number, block in enumerate(blocks(file)):
         if number == 0:
-            names |= _names(_filled(block)[0][:FIRST_LINES], columns)
+            names |= names_of(filled(block)[0][:FIRST_LINES], columns)
         table = _wholly_sound(block, guess := _most(types, columns))
         if table is not None and "double" not in map(str, guess.types):  # which says nothing of whole numbers
             _count(table, types)
         else:
-            content = _filled(block)[0]
+            content = filled(block)[0]
             for at in range(0, len(content), COUNTED_AT_ONCE):
                 _count_lines(content[at : at + COUNTED_AT_ONCE], types)
         for column in columns:
-            if column not in names and (types[column] or _has(block, column)):
+            if column not in names and (types[column] or has(block, column)):
                 names[column] = None
     return _most(types, present(list(names)))
 
@@ -104,7 +118,7 @@ def _most(types: dict[str, Counter[str]], columns: list[str]) -> Any:
     return pa.schema([(column, kinds[max(kinds, key=types[column].__getitem__)]) for column in columns])
 
 
-def _names(content: list[bytes], columns: list[str]) -> dict[str, None]:
+def names_of(content: list[bytes], columns: list[str]) -> dict[str, None]:
     """The keys of a file's first lines. Raises BadInput where none is an object."""
     names: dict[str, None] = {}
     trouble, objects = None, 0
@@ -163,17 +177,17 @@ def _probed(line: bytes, columns: list[str]) -> Any:
     """The values of a line that Python does not parse, being nested too deep, or None."""
     import pyarrow as pa
 
-    found = {}
+    probed = {}
     for column in columns:
         for kind in (pa.binary(), pa.int64(), pa.bool_(), pa.float64()):
             table, _ = _table_or_complaint([line], pa.schema([(column, kind)]))
             if table is not None:
-                found[column] = table.column(0)
+                probed[column] = table.column(0)
                 break
-    return pa.table(found) if found else None
+    return pa.table(probed) if probed else None
 
 
-def _has(block: bytes, column: str) -> bool:
+def has(block: bytes, column: str) -> bool:
     """Whether a line of a block has the column as a key."""
     spelled = {json.dumps(column).encode(), json.dumps(column, ensure_ascii=False).encode("utf-8", "replace")}
     if not any(key in block for key in spelled):
@@ -212,7 +226,7 @@ def _wholly_sound(block: bytes, schema: Any) -> Any:
     return table if table.num_rows == len(ends) else None
 
 
-def _sorted_out(lines: list[bytes], rows: Any, schema: Any, named: frozenset[str]) -> Part:
+def _sorted_out(lines: list[bytes], rows: Any, schema: Any, named: frozenset[str]) -> Piece:
     """The rows of lines of which some are malformed: parses ever smaller parts of those that fail.
 
     Args:
@@ -288,10 +302,10 @@ def _alike(line: bytes, schema: Any, named: frozenset[str]) -> bytes | None:
         kept = {field.name: values.get(field.name) for field in schema}
         for name in named.intersection(kept):
             kept[name] = _of_type(str(schema.field(name).type), kept[name])
-        found = json.dumps(kept).encode()
+        alike = json.dumps(kept).encode()
     except (RecursionError, ValueError):
         return None
-    return None if _wrong(found, schema) else found
+    return None if _wrong(alike, schema) else alike
 
 
 def _of_type(kind: str, value: Any) -> Any:

@@ -6,6 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from regraft import settings
+from regraft.errors import BadInput
+
+BATCH_ROWS, BATCH_BYTES = 16_384, 16 << 20
+"""What a table has at most that is worked on at once, but for a single row that is larger."""
 BLOCK_BYTES = 32 << 20
 """Bytes that are parsed at once, and so the length of the longest line."""
 FIRST_LINES = 1000
@@ -27,7 +32,7 @@ class Malformed(NamedTuple):
     why: str
 
 
-class Part(NamedTuple):
+class Piece(NamedTuple):
     """Rows of a file.
 
     Attributes:
@@ -39,6 +44,27 @@ class Part(NamedTuple):
     table: Any
     rows: Any
     malformed: dict[int, Malformed]
+
+
+@dataclass
+class Left:
+    """What a source may still hold: few bytes may unpack to any number, and fill a disk before anybody sees it."""
+
+    rows: int
+    size: int
+
+    def take(self, *, rows: int = 0, size: int = 0) -> None:
+        """Raises BadInput where that is more than is left."""
+        self.rows, self.size = self.rows - rows, self.size - size
+        for name, left, what in (
+            (settings.ROWS, self.rows, "rows"),
+            (settings.GIB, self.size, "GiB, unpacked"),
+        ):
+            if left < 0:
+                raise BadInput(
+                    f"the source has more than {settings.most(name):,} {what}, which is the most that is read here",
+                    next=f"narrow data.source; whoever runs regraft may allow more: export {name}=…",
+                )
 
 
 @dataclass
@@ -89,15 +115,36 @@ class Spans:
         return f"{rows}: {most}{doubt * self.unusual}"
 
 
-def placed(table: Any, rows: Any, malformed: list[Malformed]) -> Part:
+def placed(table: Any, rows: Any, malformed: list[Malformed]) -> Piece:
     """The rows that could be parsed, with a row of nulls for each that could not."""
     import numpy as np
     import pyarrow as pa
 
     if not malformed:
-        return Part(table, rows, {})
+        return Piece(table, rows, {})
     places = np.searchsorted(rows, [line.row for line in malformed])
     missing = np.zeros(len(rows), dtype=bool)
     missing[places] = True
     taken = pa.array(np.cumsum(~missing) - 1, mask=missing)
-    return Part(table.take(taken), rows, dict(zip(places.tolist(), malformed, strict=True)))
+    return Piece(table.take(taken), rows, dict(zip(places.tolist(), malformed, strict=True)))
+
+
+class LineCount:
+    """How many lines there are in the pieces of a file, counted without regard to quotes."""
+
+    def __init__(self, piece: bytes) -> None:
+        self.ends, self.last = 0, b""
+        self.add(piece)
+
+    def add(self, piece: bytes) -> None:
+        import numpy as np
+
+        self.ends += int(np.count_nonzero(np.frombuffer(piece, dtype=np.uint8) == ord("\n")))
+        if b"\r" in piece:
+            self.ends += piece.count(b"\r") - piece.count(b"\r\n")
+        self.ends -= self.last == b"\r" and piece.startswith(b"\n")
+        self.last = piece[-1:] or self.last
+
+    @property
+    def lines(self) -> int:
+        return self.ends + (self.last not in (b"", b"\r", b"\n"))

@@ -25,14 +25,12 @@ from airflow.sdk import (
     DeadlineAlert,
     DeadlineReference,
     Param,
-    chain,
     get_parsing_context,
 )
 
-from regraft import cron, pipeline, recipe, sources
-from regraft.errors import BadInput, RegraftError
-from regraft.parts import Resources
-from regraft.recipe import Recipe
+from regraft import cron, escaped, locations, pipeline, process, recipe, sources
+from regraft.errors import BadInput, Exit, RegraftError
+from regraft.parts import Recipe, Resources
 from regraft.runners import airflow_form, airflow_step, cluster
 from regraft.runners.airflow_approval import approval
 from regraft.runners.cluster import Cluster
@@ -58,7 +56,8 @@ class Settings:
         retry_seconds: REGRAFT_RETRY_SECONDS: wait before the second attempt; it doubles each time, up to an hour.
         watch_seconds: REGRAFT_WATCH_SECONDS: between two looks at a watched location.
         doctor: REGRAFT_DOCTOR_CRON: when regraft_doctor runs.
-        endpoints: the addresses that links lead to; in pods, those of the cluster settings come first.
+        endpoints: the variables that say where links lead and what recipes may ask for; those of the cluster
+            settings come first.
     """
 
     recipes: str
@@ -154,7 +153,7 @@ def build(settings: Settings, *, only: str | None = None) -> tuple[dict[str, DAG
 def _one_name_an_asset(declared: Recipe, assets: dict[str, tuple[str, str]]) -> None:
     """Raises BadInput where another recipe spells the asset otherwise: Airflow would never start one of the two."""
     if declared.schedule and declared.schedule.asset:
-        location = sources.expand(declared.schedule.asset)
+        location = declared.schedule.asset
         other, name = assets.setdefault(Asset(location).uri, (location, declared.name))
         if other != location:
             raise BadInput(
@@ -188,19 +187,19 @@ def read(settings: Settings, *, only: str | None = None) -> tuple[list[tuple[Rec
     """
     good: dict[str, tuple[Recipe, str, str]] = {}
     broken: list[RegraftError] = []
-    found = sources.look(settings.recipes, SUFFIXES)
+    listed = sources.listed(*sources.filesystem(settings.recipes), SUFFIXES, where=settings.recipes)
     if not only:
-        _say_what_is_left_out(found.hidden, settings)
-    for path in found.paths:
-        mend = None if "file" in found.system.protocol else "regraft validate COPY  (of that file), then put it back"
+        _say_what_is_left_out(listed.hidden, settings)
+    for path in listed.paths:
+        mend = None if "file" in listed.system.protocol else "regraft check COPY  (of that file), then put it back"
         try:
             with sources.reading(path):
-                content = found.system.cat_file(path)
+                content = listed.system.cat_file(path)
             text = recipe.decode(content, where=path)
             named = re.search(r"^name:[ \t]*([a-z0-9-]+)[ \t]*$", text, re.MULTILINE)
             if only and named and named[1] != only:
                 continue
-            declared = recipe.parse(text, where=path, next=mend)
+            declared = recipe.parse(text, where=path, next=mend, environment=settings.endpoints)
             if declared.name in good:
                 raise BadInput(
                     f"another recipe here is called {declared.name!r} too",
@@ -218,7 +217,7 @@ def _say_what_is_left_out(hidden: list[str], settings: Settings) -> None:
     names = [name for name in hidden if name.lower().endswith(SUFFIXES) and not name.startswith("..")]
     if names:
         why = "since a part of the path starts with . or _"
-        log.warning("left out of %s, %s: %s", settings.recipes, why, sources.some(names))
+        log.warning("left out of %s, %s: %s", settings.recipes, why, escaped.lines(sources.some(names)))
 
 
 def dag(declared: Recipe, text: str, settings: Settings, *, form: dict[str, Param] | None = None) -> DAG:
@@ -242,7 +241,7 @@ def dag(declared: Recipe, text: str, settings: Settings, *, form: dict[str, Para
         deadline=deadline,
         tags=["regraft", declared.task, declared.owner],
         params=airflow_form.params() if form is None else form,
-        user_defined_macros=airflow_form.macros(declared, text),
+        user_defined_macros=airflow_form.macros(declared, text, settings.endpoints),
         default_args={
             "owner": declared.owner,
             "retries": settings.cluster.retries if settings.cluster else RETRIES,
@@ -255,39 +254,38 @@ def dag(declared: Recipe, text: str, settings: Settings, *, form: dict[str, Para
     )
     with made:
         tasks = []
-        for step in pipeline.STEPS:
-            if step.name == "promote" and declared.promotion == "approval":
+        for step in pipeline.steps(declared.task):
+            if step.approval and declared.promotion == "approval":
                 tasks.append(approval(declared, settings.store, settings.tracking, pre_execute=_not_in_a_dry_run))
             tasks.append(_task(declared, step, settings))
-        chain(*tasks)
+        airflow_step.chained(declared, tasks)
     return made
 
 
 def _task(declared: Recipe, step: pipeline.Step, settings: Settings) -> Any:
     """The task of a step."""
     resources = pipeline.resources(declared, step)
-    approved = step.name in ("promote", "deploy") and declared.promotion == "approval"
     environment = {
-        "REGRAFT_WHO": f"{{{{ regraft_who(dag_run, ti, approved={approved}) }}}}",
+        "REGRAFT_WHO": "airflow {{ dag_run.run_id }}",
         "REGRAFT_FORCE": "{{ '1' if params.get('force') else '' }}",
     }
+    if step.approval and declared.promotion == "approval":
+        environment["REGRAFT_APPROVED_BY"] = "{{ regraft_approved_by(ti) }}"
     pool = {"pool": GPU_POOL, "pool_slots": resources.gpu} if resources.gpu else {}
     return _operator(
         settings,
         step=step,
         resources=resources,
         task_id=step.name,
-        module=f"components.{step.name}",
-        recipe=f"{{{{ regraft_recipe(params, approved={approved}) }}}}",
-        arguments=["--store", settings.store, "--run", "{{ regraft_run(dag_run, params) }}"],
+        module=step.module,
+        recipe="{{ regraft_recipe(params) }}",
+        arguments=process.arguments(store=settings.store, run="{{ regraft_run(dag_run, params) }}"),
         environment=environment,
-        links=_links(step.name, settings),
+        links=airflow_step.links(step, settings.tracking, settings.endpoints.get("REGRAFT_TRITON_URLS", "")),
         doc_md=_manual(step, declared, settings),
         execution_timeout=timedelta(minutes=step.timeout_minutes),
-        pre_execute=_not_in_a_dry_run if step.name == "promote" else None,
-        on_success_callback=airflow_step.notice("is done: Triton serves the champion")
-        if step.name == "deploy"
-        else None,
+        pre_execute=_not_in_a_dry_run if step.approval else None,
+        on_success_callback=airflow_step.notice(f"is done: {step.news}") if step.news else None,
         **pool,
     )
 
@@ -301,24 +299,13 @@ def _operator(settings: Settings, *, step: pipeline.Step, resources: Resources, 
     return pod(settings.cluster, step=step, resources=resources, **arguments)
 
 
-def _links(step: str, settings: Settings) -> tuple[Any, ...]:
-    links: list[Any] = []
-    if step in ("finetune", "evaluate", "promote") and settings.tracking.startswith("http"):
-        links.append(airflow_step.MlflowLink(settings.tracking))
-    if step in ("evaluate", "promote"):
-        links.append(airflow_step.ReportLink(settings.tracking))
-    if step == "deploy" and settings.endpoints.get("REGRAFT_TRITON_URLS"):
-        links.append(airflow_step.TritonLink(settings.endpoints["REGRAFT_TRITON_URLS"]))
-    return tuple(links)
-
-
 def _schedule(declared: Recipe, settings: Settings) -> Any:
     schedule = declared.schedule
     if schedule is None:
         return None
     if schedule.cron is not None:
         return CronDataIntervalTimetable(schedule.cron, timezone=schedule.timezone)
-    location = sources.expand(str(schedule.asset))
+    location = locations.asset(schedule)
     watchers = []
     if schedule.watch:
         from regraft.runners.airflow_watch import Landed
@@ -330,28 +317,32 @@ def _schedule(declared: Recipe, settings: Settings) -> Any:
 
 def _not_in_a_dry_run(context: Any) -> None:
     if context["params"].get("dry_run"):
-        airflow_step.end("promote", 10, "dry run: nothing is promoted or served; the verdict stands in the store")
+        why = "dry run: nothing is promoted or served; the verdict stands in the store"
+        airflow_step.end(context["task"].task_id, Exit.REFUSED, why)
 
 
 def _page(declared: Recipe, settings: Settings) -> str:
     """The DAG's page."""
     schedule = declared.schedule
     when = "by hand"
-    if schedule:
-        when = f"`{schedule.cron}` {schedule.timezone}" if schedule.cron else f"when data lands at `{schedule.asset}`"
+    if schedule and schedule.cron:
+        when = f"`{schedule.cron}` {schedule.timezone}"
+    elif schedule:
+        when = f"when data lands at {escaped.code(str(schedule.asset))}"
     floors = ", ".join(f"{name} ≥ {value:g}" for name, value in declared.gates.floors.items()) or "none"
     rows = {
-        "Data": f"`{declared.data.source}`",
-        "Base model": f"`{declared.base_model.source}`",
+        "Data": escaped.code(declared.data.source),
+        "Base model": escaped.code(declared.base_model.source),
         "Compared by": f"{declared.gates.metric}, margin {declared.gates.margin:g}; floors: {floors}",
         "Promotion": declared.promotion,
         "Runs": when,
-        "Store": f"`{settings.store}/{declared.name}`",
+        "Store": escaped.code(f"{settings.store}/{declared.name}"),
         "Steps are": "pods" if settings.cluster else "processes",
     }
+    description = "\n\n".join(escaped.markdown(part, 5000) for part in re.split(r"\n\s*\n", declared.description))
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     return (
-        f"# {declared.name}\n{declared.description}\n\n| | |\n| --- | --- |\n{table}\n\n"
+        f"# {declared.name}\n{description}\n\n| | |\n| --- | --- |\n{table}\n\n"
         "A step that a gate **refused** is skipped, and all after it: nothing is broken, the champion stays. "
         "A **failed** step says in its log what to do. Past windows: *Trigger → Backfill*, one run at a time.\n"
     )
@@ -359,9 +350,10 @@ def _page(declared: Recipe, settings: Settings) -> str:
 
 def _manual(step: pipeline.Step, declared: Recipe, settings: Settings) -> str:
     """A task's page."""
+    arguments = process.arguments(store=settings.store, run="RUN")
+    by_hand = " ".join(process.command(step.module, f"{declared.name}.yaml", arguments, python="python"))
     return (
-        f"**{step.name}** {step.summary}.\n\nBy hand:\n```\npython -m components.{step.name} --recipe "
-        f"{declared.name}.yaml --store {settings.store} --run RUN\n```\n"
+        f"**{step.name}** {step.summary}.\n\nBy hand:\n```\n{by_hand}\n```\n"
         "Ends as: *success* · *skipped*: refused by a gate · *failed*: bad input or a bug, or still away after "
         f"{settings.cluster.retries if settings.cluster else RETRIES} retries.\n"
     )
@@ -390,19 +382,18 @@ def doctor(recipes: Path) -> DAG:
     )
     with made:
         for declared, *_ in everything:
-            for name in ("promote", "deploy"):
-                step = pipeline.step(name)
+            for server, step in pipeline.followers(declared.task).items():
                 _operator(
                     settings,
                     step=step,
                     resources=step.resources,
-                    task_id=f"{declared.name}.{'mlflow' if name == 'promote' else 'triton'}",
-                    module=f"components.{name}.follow",
+                    task_id=f"{declared.name}.{server.lower()}",
+                    module=step.follower,
                     recipe="{{ regraft_texts[" + repr(declared.name) + "] }}",
-                    arguments=["--store", settings.store, "--repair"],
+                    arguments=process.arguments(store=settings.store, repair=True),
                     environment={"REGRAFT_WHO": "airflow regraft_doctor"},
                     skips=False,
-                    doc_md=f"`python -m components.{name}.follow --repair` for {declared.name}.",
+                    doc_md=f"`python -m {step.follower} --repair` for {declared.name}.",
                     execution_timeout=timedelta(minutes=step.timeout_minutes),
                 )
     return made

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
+from regraft import escaped, verdicts
 from regraft.errors import RegraftError
-from regraft.recipe import Recipe
+from regraft.gate import Verdict
+from regraft.parts import Recipe
 from regraft.runners import airflow_step
 from regraft.store import Store
 
@@ -81,55 +80,28 @@ def approval(declared: Recipe, store: str, tracking: str, **arguments: Any) -> A
 
 
 def approved_by(ti: Any) -> str:
-    """The name of who approved; empty where nobody was asked."""
+    """The name of who approved, which promote records; empty where nobody did."""
     answer = ti.xcom_pull(task_ids=TASK) or {}
+    if "Approve" not in answer.get("chosen_options", []):
+        return ""
     user = answer.get("responded_by_user") or {}
-    return str(user.get("name") or user.get("id") or "")
+    return str(user.get("name") or user.get("id") or "somebody whom Airflow does not name")
 
 
 def question(store: Store, run: str, tracking: str) -> str:
     """The verdict, the metrics and links, as Markdown."""
-    found = airflow_step.manifest(store, run, "evaluate")
+    evaluated = airflow_step.manifest(store, run, "evaluate")
     where = store.where(f"runs/{run}")
-    if found is None:
-        return f"The verdict could not be read; it is in the store under `{where}`."
+    if evaluated is None:
+        return f"The verdict could not be read; it is in the store under {escaped.code(where)}."
     verdict: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, suppress(RegraftError, OSError, ValueError):
-        files = store.fetch(f"evaluate/{found.identity}", found, Path(folder), only=("verdict.json",))
-        verdict = json.loads((files / "verdict.json").read_text(encoding="utf-8"))
-    challenger, champion = verdict.get("challenger") or {}, verdict.get("champion") or {}
-    metrics, before = challenger.get("metrics") or {}, champion.get("metrics") or {}
-    rows = [
-        f"| {name} | {value:.4f} | {_number(before.get(name))} |"
-        for name, value in metrics.items()
-        if isinstance(value, int | float)
-    ]
-    version = f"champion (version {champion['version']})" if champion.get("version") else "champion (none yet)"
-    gates = [
-        f"- {'passed' if gate.get('passed') else '**not passed**'}: {gate.get('sentence', gate.get('name'))}"
-        for gate in verdict.get("gates", [])
-    ]
+    with suppress(RegraftError, KeyError):
+        verdict = Verdict.read(store.output(evaluated, "verdict.json"), where=where).values
     report = airflow_step.report_url(tracking, store, run)
     links = [
-        f"[Report]({report})" if report.startswith("http") else f"report: `{report}`",
-        f"run in the store: `{where}`",
+        f"[Report]({report})" if report.startswith("http") else f"report: {escaped.code(report)}",
+        f"run in the store: {escaped.code(where)}",
     ]
     if tracking.startswith("http"):
         links.insert(0, f"[MLflow run]({airflow_step.mlflow_url(tracking, store, run)})")
-    return "\n".join(
-        [
-            f"**Verdict: {verdict.get('verdict', 'unknown')}.** {verdict.get('sentence', '')}",
-            "",
-            f"| metric | challenger | {version} |",
-            "| --- | --- | --- |",
-            *rows,
-            "",
-            *gates,
-            "",
-            " · ".join(links),
-        ]
-    )
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, int | float) else "none"
+    return verdicts.markdown(verdicts.said(verdict), more=" · ".join(links))

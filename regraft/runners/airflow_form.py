@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from datetime import UTC
 from typing import Any
 
@@ -10,12 +11,11 @@ import yaml
 from airflow.sdk import Param
 
 from regraft import pipeline, recipe
+from regraft.digests import sha256
 from regraft.errors import BadInput
-from regraft.parts import Training
-from regraft.recipe import Recipe
+from regraft.parts import Recipe, Training
 from regraft.runners import airflow_step
 from regraft.runners.airflow_approval import approved_by
-from regraft.store import sha256
 
 
 def run_of(declared: Recipe, dag_run: Any, params: Any) -> str:
@@ -39,8 +39,8 @@ def run_of(declared: Recipe, dag_run: Any, params: Any) -> str:
     return str(run)
 
 
-def recipe_for(text: str, params: Any, *, approved: bool = False) -> str:
-    """The recipe that a step gets: as it was written, or with what the form and the approval change in it.
+def recipe_for(text: str, params: Any, environment: Mapping[str, str] = os.environ) -> str:
+    """The recipe that a step gets: as it was written, or with what the form changes in it.
 
     Raises:
         AirflowFailException: what the form says breaks the recipe's schema.
@@ -50,30 +50,23 @@ def recipe_for(text: str, params: Any, *, approved: bool = False) -> str:
         document["data"]["window"] = params["window"]
     if params.get("training"):
         document["training"] = {**document.get("training", {}), **params["training"]}
-    if approved:  # somebody has said yes, so promote need not ask again
-        document["promotion"] = "automatic"
     if document == yaml.safe_load(text):
         return text
     changed = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     try:
         mend = "start the run again with other parameters; the recipe's file holds"
-        recipe.parse(changed, where="the recipe with the run's parameters", next=mend)
+        recipe.parse(changed, where="the recipe with the run's parameters", next=mend, environment=environment)
     except BadInput as error:
         airflow_step.useless(error)
     return changed
 
 
-def macros(declared: Recipe, text: str) -> dict[str, Callable[..., str]]:
+def macros(declared: Recipe, text: str, environment: Mapping[str, str]) -> dict[str, Callable[..., str]]:
     """What the templates of the tasks call."""
-
-    def who(dag_run: Any, ti: Any, *, approved: bool) -> str:
-        by = approved_by(ti) if approved else ""
-        return f"airflow {dag_run.run_id}" + (f", approved by {by}" if by else "")
-
     return {
         "regraft_run": lambda dag_run, params: run_of(declared, dag_run, params),
-        "regraft_recipe": lambda params, approved=False: recipe_for(text, params, approved=approved),
-        "regraft_who": who,
+        "regraft_recipe": lambda params: recipe_for(text, params, environment),
+        "regraft_approved_by": approved_by,
     }
 
 

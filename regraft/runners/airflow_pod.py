@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException
 from kubernetes.client.exceptions import ApiException
 
-from regraft import pipeline
+from regraft import pipeline, process
 from regraft.errors import Exit
 from regraft.parts import Resources
 from regraft.runners import airflow_step
@@ -65,9 +65,9 @@ def became(pod: Any, container: str, *, step: str) -> tuple[int, str]:
             )
     if status.reason:  # such as Evicted
         return Exit.TEMPORARY, f"{step}: its pod was ended by Kubernetes: {status.reason}: {status.message}"
-    for found in status.container_statuses or []:
-        waiting, ended = found.state and found.state.waiting, found.state and found.state.terminated
-        if found.name != container:
+    for each in status.container_statuses or []:
+        waiting, ended = each.state and each.state.waiting, each.state and each.state.terminated
+        if each.name != container:
             continue
         if waiting:
             return Exit.TEMPORARY, f"{step}: its pod does not start: {waiting.reason}: {waiting.message}"
@@ -83,8 +83,8 @@ def became(pod: Any, container: str, *, step: str) -> tuple[int, str]:
 
 def _limits(pod: Any, container: str) -> str:
     """The limits of a container, such as `cpu 4, memory 16Gi, nvidia.com/gpu 1`."""
-    (found,) = [c for c in pod.spec.containers if c.name == container]
-    return ", ".join(f"{name} {amount}" for name, amount in sorted(found.resources.limits.items()))
+    (limits,) = [c.resources.limits for c in pod.spec.containers if c.name == container]
+    return ", ".join(f"{name} {amount}" for name, amount in sorted(limits.items()))
 
 
 def pod(
@@ -110,7 +110,7 @@ def pod(
         durable=True,
         do_xcom_push=False,
         on_finish_action="delete_succeeded_pod",
-        termination_grace_period=airflow_step.GRACE_SECONDS,
+        termination_grace_period=process.GRACE_SECONDS,
         schedule_timeout_seconds=cluster.pending_minutes * 60,
         startup_timeout_seconds=900,
         log_pod_spec_on_failure=False,
@@ -132,8 +132,8 @@ def template(
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    plain = {"REGRAFT_SCRATCH": "/scratch", "HOME": "/scratch", **cluster.environment, **environment}
-    by_key = [("configMapKeyRef", cluster.config_maps), ("secretKeyRef", cluster.secrets)]
+    plain = {"REGRAFT_SCRATCH": "/scratch", "HOME": "/scratch", **place.environment, **environment}
+    by_key = [("configMapKeyRef", place.config_maps), ("secretKeyRef", place.secrets)]
     variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
     variables += [
         {"name": key, "valueFrom": {kind: {"name": name, "key": key}}}
@@ -179,13 +179,13 @@ def template(
             }
         ],
         "volumes": [
-            {"name": "recipe", "emptyDir": {}},
-            {"name": "scratch", "emptyDir": {}},
+            {"name": "recipe", "emptyDir": {"sizeLimit": "16Mi"}},
+            {"name": "scratch", "emptyDir": {"sizeLimit": place.scratch}},
             *({"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in place.volumes),
         ],
     }
     if resources.gpu > 1:  # their processes exchange gradients by shared memory, of which a pod has 64 MB
-        spec["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+        spec["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": resources.memory}})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
     if place.runtime_class:
         spec["runtimeClassName"] = place.runtime_class

@@ -14,26 +14,22 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import quote
 
-from airflow.sdk import BaseOperator, BaseOperatorLink
+from airflow.sdk import Asset, BaseOperator, BaseOperatorLink, chain
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from regraft import settings
+from regraft import escaped, locations, pipeline, process, servers, settings
 from regraft.errors import BadInput, Exit, RegraftError
-from regraft.runners.local import die_with_parent
-from regraft.store import Manifest, Store
+from regraft.manifest import Manifest
+from regraft.parts import Recipe
+from regraft.store import Store
 
 log = logging.getLogger(__name__)
-Found = TypeVar("Found")
-
-GRACE_SECONDS = 120
-"""How long a step that was told to stop may take to save its work."""
+Answer = TypeVar("Answer")
 
 PATIENCE_SECONDS = 5.0
 """How long each link and notice of a task that is over may ask the store and MLflow. Airflow kills a task that lives on
@@ -52,8 +48,10 @@ def end(step: str, code: int, said: str, *, skips: bool = True) -> None:
         return
     if code == Exit.REFUSED and skips:
         raise AirflowSkipException(said or f"{step} was refused by a gate")
-    if code == Exit.TEMPORARY or code < 0 or code > 128:
-        raise AirflowException(f"{said or f'{step} was killed'}\n(exit code {code}: it is tried again)")
+    if by := process.killed(code):
+        said = f"{step}: {by}\n{said}".strip()
+    if code == Exit.TEMPORARY or by:
+        raise AirflowException(f"{said or f'{step} failed'}\n(exit code {code}: it is tried again)")
     raise AirflowFailException(f"{said or f'{step} failed'}\n(exit code {code}: trying again is useless)")
 
 
@@ -100,48 +98,47 @@ class StepProcess(BaseOperator):
             below = settings.scratch()
         except BadInput as error:
             useless(error)
+        name = self.module.split(".")[1]
         with tempfile.TemporaryDirectory(prefix="regraft-", dir=below) as folder:
             file = Path(folder) / "recipe.yaml"
             file.write_text(self.recipe, encoding="utf-8")
-            command = [self.python, "-m", self.module, "--recipe", str(file), *self.arguments]
+            command = process.command(self.module, file, self.arguments, python=self.python)
             self.log.info("$ %s", " ".join(command))
-            words: deque[str] = deque(maxlen=6)
-            self._process = subprocess.Popen(
-                command,
-                env={**_without_airflow(), "PYTHONUNBUFFERED": "1", **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                preexec_fn=die_with_parent(),
-            )
-            threading.Thread(target=_end_when_orphaned, args=(self._process, os.getppid()), daemon=True).start()
-            for line in self._process.stdout or ():
-                self.log.info("%s", line.rstrip())
-                if line.strip() and not line.startswith("progress "):
-                    words.append(line.rstrip())
-            code = self._process.wait()
-        name = self.module.split(".")[1]
+            # Airflow ends the task's process group as one, so the step stays in it.
+            variables = {**pipeline.variables(pipeline.step(name), _without_airflow()), **self.environment}
+            with process.started(command, variables, group=False) as self._process:
+                orphaned = threading.Thread(target=_end_when_orphaned, args=(self._process, os.getppid()), daemon=True)
+                orphaned.start()
+                ended = process.followed(self._process, say=lambda line: self.log.info("%s", line.rstrip()))
+        words = ended.words[-6:]
         first = next((i for i, line in enumerate(words) if line.startswith(f"{name}: ")), len(words) - 1)
-        end(name, code, "\n".join(list(words)[max(first, 0) :]), skips=self.skips)
-        if "--run" in self.arguments and (found := manifest(*_store_and_run(self), name)):
-            self.log.info("%s: done: %s", name, json.dumps(found.metrics))
+        end(name, ended.exit, "\n".join(words[max(first, 0) :]), skips=self.skips)
+        if "--run" in self.arguments and (result := manifest(*_store_and_run(self), name)):
+            self.log.info("%s: done: %s", name, json.dumps(result.metrics))
 
     def on_kill(self) -> None:
         """Passes the end of the task on as SIGTERM, and waits until the step has saved its work."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(GRACE_SECONDS)
+        if self._process is not None:
+            process.stop(self._process)
 
 
-def _end_when_orphaned(process: subprocess.Popen[str], parent: int) -> None:
+def chained(declared: Recipe, tasks: list[Any]) -> None:
+    """Puts the tasks of a recipe one behind the other, and its DAG behind that of its base model.
+
+    The last task updates the asset champion://NAME, the first reads that of the recipe whose champion is the base.
+    """
+    chain(*tasks)
+    tasks[-1].add_outlets([Asset(f"{locations.CHAMPION}{declared.name}")])
+    if locations.champion(declared.base_model.source):
+        tasks[0].add_inlets([Asset(declared.base_model.source)])
+
+
+def _end_when_orphaned(running: subprocess.Popen[str], parent: int) -> None:
     """Ends a step whose worker was killed: Airflow's task process lives on then, and so would the step, beside its
     own repetition."""
-    while process.poll() is None:
+    while running.poll() is None:
         if os.getppid() != parent:
-            process.terminate()
+            running.terminate()
             return
         time.sleep(1)
 
@@ -153,25 +150,25 @@ def _without_airflow() -> dict[str, str]:
 
 def manifest(store: Store, run: str, step: str) -> Manifest | None:
     """The result of a step in a run; None where there is none or the store does not answer."""
-    with suppress(RegraftError, KeyError, OSError):
-        return store.manifest(f"{step}/{store.read_json(f'runs/{run}/{step}.json')['identity']}")
+    with suppress(RegraftError, OSError):
+        return store.manifest(f"{step}/{store.pointer(run, step).identity}")
     return None
 
 
-def _soon(ask: Callable[..., Found], *arguments: Any) -> Found | None:
+def _soon(ask: Callable[..., Answer], *arguments: Any) -> Answer | None:
     """What a question to the servers gives; None where that takes longer than `PATIENCE_SECONDS`."""
-    found: list[Found] = []
+    answers: list[Answer] = []
     # A server that hangs cannot be told to stop.
-    asking = threading.Thread(target=lambda: found.append(ask(*arguments)), daemon=True)
+    asking = threading.Thread(target=lambda: answers.append(ask(*arguments)), daemon=True)
     asking.start()
     asking.join(PATIENCE_SECONDS)
-    return found[0] if found else None
+    return answers[0] if answers else None
 
 
 def _store_and_run(operator: Any) -> tuple[Store, str]:
     """The store of a task's recipe and its run, from the arguments that every step gets."""
-    given = dict(zip(operator.arguments[::2], operator.arguments[1::2], strict=False))
-    return Store(given["--store"], operator.dag.dag_id), given["--run"]
+    options = dict(zip(operator.arguments[::2], operator.arguments[1::2], strict=False))
+    return Store(options["--store"], operator.dag.dag_id), options["--run"]
 
 
 class MlflowLink(BaseOperatorLink):
@@ -186,26 +183,12 @@ class MlflowLink(BaseOperatorLink):
         return _soon(mlflow_url, self.tracking, *_store_and_run(operator)) or f"{self.tracking}/#/experiments"
 
 
-def mlflow_url(tracking: str, store: Store, run: str) -> str:
+def mlflow_url(server: str, store: Store, run: str) -> str:
     """Address of the MLflow run of a run's finetune; of the list of experiments where it cannot be found."""
-    found = manifest(store, run, "finetune")
-    with suppress(OSError, KeyError, ValueError, IndexError):
-        if found is not None and tracking.startswith("http"):
-            api = f"{tracking}/api/2.0/mlflow"
-            answer = _json(f"{api}/experiments/get-by-name?experiment_name={quote(store.recipe)}")
-            experiment = answer["experiment"]["experiment_id"]
-            wanted = {"experiment_ids": [experiment], "filter": f"tags.`regraft.identity` = '{found.identity}'"}
-            mlflow_run = _json(f"{api}/runs/search", wanted)["runs"][0]["info"]["run_id"]
-            return f"{tracking}/#/experiments/{experiment}/runs/{mlflow_run}"
-    return f"{tracking}/#/experiments"
-
-
-def _json(url: str, body: dict[str, Any] | None = None) -> Any:
-    request = urllib.request.Request(  # noqa: S310 - the address comes from the settings
-        url, data=None if body is None else json.dumps(body).encode(), headers={"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
-        return json.loads(answer.read())
+    trained = manifest(store, run, "finetune")
+    if trained is not None and server.startswith("http"):
+        return servers.training_run(server, store.recipe, trained.identity)
+    return f"{server}/#/experiments"
 
 
 class ReportLink(BaseOperatorLink):
@@ -220,18 +203,36 @@ class ReportLink(BaseOperatorLink):
         return _soon(report_url, self.tracking, *_store_and_run(operator)) or ""
 
 
-def report_url(tracking: str, store: Store, run: str) -> str:
-    """Where the report of a run's evaluation is; empty before there is one.
+class DataLink(BaseOperatorLink):
+    """The data page of the validation."""
 
-    MLflow has a copy, which is preferred: browsers do not follow links from Airflow to files or buckets.
+    name = "Data page"
+
+    def __init__(self, tracking: str) -> None:
+        self.tracking = tracking.rstrip("/")
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        return _soon(_page_url, self.tracking, *_store_and_run(operator), "validate", "data.html") or ""
+
+
+def report_url(tracking: str, store: Store, run: str) -> str:
+    """Where the report of a run's evaluation is; empty before there is one."""
+    return _page_url(tracking, store, run, "evaluate", "report.html")
+
+
+def _page_url(tracking: str, store: Store, run: str, step: str, view: str) -> str:
+    """Where a page is that a step of a run made; empty before there is one.
+
+    MLflow has a copy once the run is evaluated, which is preferred: browsers do not follow links from Airflow to files
+    or buckets.
     """
-    found = manifest(store, run, "evaluate")
-    if found is None or "report.html" not in found.views:
+    made = manifest(store, run, step)
+    if made is None or view not in made.views:
         return ""
-    mlflow_run = mlflow_url(tracking, store, run)
+    mlflow_run = mlflow_url(tracking, store, run) if manifest(store, run, "evaluate") else ""
     if "/runs/" in mlflow_run:
-        return f"{mlflow_run}/artifacts/evaluation/report.html"
-    where = store.where(f"evaluate/{found.identity}/{found.attempt}/report.html")
+        return f"{mlflow_run}/artifacts/evaluation/{view}"
+    where = store.where(f"{step}/{made.identity}/{made.attempt}/{view}")
     return where if "://" in where else Path(where).absolute().as_uri()
 
 
@@ -247,14 +248,32 @@ class TritonLink(BaseOperatorLink):
         return f"http://{self.first}/v2/models/{operator.dag.dag_id}"
 
 
+def links(step: pipeline.Step, tracking: str, triton: str) -> tuple[BaseOperatorLink, ...]:
+    """The links of a step's task, as far as there are servers to link to.
+
+    Args:
+        tracking: MLFLOW_TRACKING_URI, or nothing.
+        triton: REGRAFT_TRITON_URLS, or nothing.
+    """
+    possible = {
+        "data page": DataLink(tracking),
+        "MLflow run": MlflowLink(tracking) if tracking.startswith("http") else None,
+        "report": ReportLink(tracking),
+        "Triton model": TritonLink(triton) if triton else None,
+    }
+    return tuple(link for page in step.pages if (link := possible[page]))
+
+
 def tell(text: str) -> None:
     """Tells people: one line in the log and, where REGRAFT_WEBHOOK is set, a message that Slack understands too."""
-    log.warning("notice: %s", text.replace("\n", " | "))
+    log.warning("notice: %s", escaped.lines(text).replace("\n", " | "))
     webhook = os.environ.get("REGRAFT_WEBHOOK")
     if webhook:
         try:
             request = urllib.request.Request(  # noqa: S310 - the address comes from the settings
-                webhook, data=json.dumps({"text": text}).encode(), headers={"Content-Type": "application/json"}
+                webhook,
+                data=json.dumps({"text": escaped.slack(text)}).encode(),
+                headers={"Content-Type": "application/json"},
             )
             urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
         except (OSError, ValueError) as error:  # a notice that is lost must not fail a task
@@ -268,8 +287,8 @@ def notice(what: str) -> Callable[[Any], None]:
         task = context["task_instance"]
         reason = str(context.get("exception") or "").strip()
         if not reason and hasattr(context["task"], "arguments"):  # Airflow does not say why it skipped
-            found = _soon(manifest, *_store_and_run(context["task"]), task.task_id)
-            reason = (found and found.refused) or ""
+            result = _soon(manifest, *_store_and_run(context["task"]), task.task_id)
+            reason = (result and result.refused) or ""
         lines = [f"{task.dag_id}: {task.task_id} {what}", reason, f"log: {getattr(task, 'log_url', '')}"]
         tell("\n".join(line for line in lines if line))
 
@@ -287,4 +306,4 @@ async def late(*, recipe: str, context: Any = None) -> None:
 
 def useless(error: RegraftError) -> NoReturn:
     """Fails the task for good."""
-    raise AirflowFailException(str(error)) from error
+    raise AirflowFailException(escaped.lines(str(error))) from error

@@ -25,10 +25,9 @@ from typing import Any, Literal
 
 import yaml
 
-from regraft import pipeline, recipe, sources
+from regraft import escaped, pipeline, recipe, sources
 from regraft.errors import BadInput, RegraftError, Temporary
-from regraft.parts import Resources, Schedule
-from regraft.recipe import Recipe
+from regraft.parts import Recipe, Resources, Schedule
 from regraft.runners.cluster import PIPELINE_LABELS, Cluster, Placement
 
 BACKOFF_SECONDS = 60
@@ -43,7 +42,7 @@ def compile_recipe(path: str | Path, out: str | Path, *, cluster: Cluster) -> Re
     Raises:
         BadInput: the recipe does not hold, kfp is not installed, or the file cannot be written.
     """
-    declared = recipe.load(path)
+    declared = recipe.load(path, environment={**os.environ, **cluster.environment})
     _require_kfp()
     from kfp import compiler, dsl
 
@@ -53,13 +52,13 @@ def compile_recipe(path: str | Path, out: str | Path, *, cluster: Cluster) -> Re
     content = _filled(yaml.safe_load(raw), nothing)
 
     def flow(*values: Any) -> None:
-        given = dict(zip(("store", "recipe", "run"), values, strict=True))
-        given["scheduled"] = dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER
-        given["job"] = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-        recorder = _component("record", cluster.image_of("validate"))(**given)
-        _equip(recorder, cluster, cluster, Resources(cpu=0.5, memory="512Mi"))
+        parameters = dict(zip(("store", "recipe", "run"), values, strict=True))
+        parameters["scheduled"] = dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER
+        parameters["job"] = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+        recorder = _component("record", cluster.image_of(pipeline.STEPS[0].name))(**parameters)  # each run has that
+        _equip(recorder, cluster, cluster.placement(None), Resources(cpu=0.5, memory="512Mi"))
         with dsl.ExitHandler(recorder, name="run"):
-            _chain(pipeline.STEPS, declared, cluster, given)
+            _chain(pipeline.steps(declared.task), declared, cluster, parameters)
 
     _sign(
         flow,
@@ -69,7 +68,7 @@ def compile_recipe(path: str | Path, out: str | Path, *, cluster: Cluster) -> Re
     )
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        description = " ".join(f"{declared.description} ({declared.owner})".split())
+        description = escaped.markdown(f"{declared.description} ({declared.owner})", length=5000)
         describe = dsl.pipeline(name=declared.name, description=description)
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "pipeline.yaml"
@@ -97,12 +96,12 @@ def _filled(value: Any, nothing: str) -> Any:
     return nothing if value is None else value
 
 
-def _chain(steps: tuple[pipeline.Step, ...], declared: Recipe, cluster: Cluster, given: dict[str, Any]) -> None:
+def _chain(steps: tuple[pipeline.Step, ...], declared: Recipe, cluster: Cluster, parameters: dict[str, Any]) -> None:
     """The first of the steps, and the others on the condition that it was not refused."""
     from kfp import dsl, kubernetes
 
     step, rest = steps[0], steps[1:]
-    task = _component(step.name, cluster.image_of(step.name))(**given)
+    task = _component(step.name, cluster.image_of(step.name), judges=step.judges)(**parameters)
     _equip(task, cluster, cluster.placement(step.name), pipeline.resources(declared, step))
     kubernetes.add_pod_label(task, "regraft/recipe", declared.name)
     for label, value in {"regraft/step": step.name, **PIPELINE_LABELS}.items():
@@ -111,10 +110,10 @@ def _chain(steps: tuple[pipeline.Step, ...], declared: Recipe, cluster: Cluster,
     task.set_retry(cluster.retries, backoff_duration=f"{BACKOFF_SECONDS}s", backoff_factor=2)
     if rest:
         with dsl.If(task.outputs["outcome"] == "done", name=f"{step.name}-done"):
-            _chain(rest, declared, cluster, given)
+            _chain(rest, declared, cluster, parameters)
 
 
-def _component(name: str, image: str) -> Any:
+def _component(name: str, image: str, *, judges: bool = False) -> Any:
     """The container component of a step, or of the exit handler `record`."""
     from kfp import dsl
 
@@ -123,15 +122,15 @@ def _component(name: str, image: str) -> Any:
         ports["status"] = dsl.PipelineTaskFinalStatus
     else:
         ports |= {"outcome": dsl.OutputPath(str), "reason": dsl.OutputPath(str), "metrics": dsl.Output[dsl.Metrics]}
-    if name == "evaluate":
-        ports |= {"confusion": dsl.Output[dsl.ClassificationMetrics], "report": dsl.Output[dsl.HTML]}
+    if judges:
+        ports |= {"verdict": dsl.Output[dsl.Markdown], "report": dsl.Output[dsl.HTML]}
 
     def container(*values: Any) -> Any:
-        given = dict(zip(ports, values, strict=True))
-        report = ["--report", given["report"].path] if "report" in given else []
+        passed = dict(zip(ports, values, strict=True))
+        shown = [word for port in ("verdict", "report") if port in passed for word in (f"--{port}", passed[port].path)]
         command = ["python", "-m", "regraft.runners.kubeflow_pod", name]
         return dsl.ContainerSpec(
-            image=image, command=command, args=[dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER, *report]
+            image=image, command=command, args=[dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER, *shown]
         )
 
     container.__name__ = name
@@ -159,16 +158,21 @@ def _equip(task: Any, cluster: Cluster, placement: Placement, resources: Resourc
     task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
     if resources.gpu:
         task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(resources.gpu)
-    for name, value in cluster.environment.items():
+    for name, value in placement.environment.items():
         task.set_env_variable(name, value)
-    for name, keys in cluster.config_maps.items():
+    for name, keys in placement.config_maps.items():
         kubernetes.use_config_map_as_env(task, config_map_name=name, config_map_key_to_env={key: key for key in keys})
-    for name, keys in cluster.secrets.items():
+    for name, keys in placement.secrets.items():
         kubernetes.use_secret_as_env(task, secret_name=name, secret_key_to_env={key: key for key in keys})
     if cluster.pull_secrets:
         kubernetes.set_image_pull_secrets(task, list(cluster.pull_secrets))
-    if cluster.run_as_user:
-        kubernetes.set_security_context(task, run_as_user=cluster.run_as_user, run_as_non_root=True)
+    user = cluster.run_as_user
+    kubernetes.set_security_context(task, run_as_user=user, run_as_group=user, run_as_non_root=True)
+    # no more can be said of the context; its launcher writes all over the root file system
+    kubernetes.empty_dir_mount(task, volume_name="scratch-tmp", mount_path="/tmp", size_limit=placement.scratch)  # noqa: S108
+    if resources.gpu > 1:  # their processes exchange gradients by shared memory, of which a pod has 64 MB
+        memory = {"medium": "Memory", "size_limit": resources.memory}
+        kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", **memory)  # noqa: S108
     for name, value in placement.node_selector.items():
         kubernetes.add_node_selector(task, label_key=name, label_value=value)
     for toleration in placement.tolerations:
@@ -259,10 +263,10 @@ def _upload(client: Any, name: str, package: Path, namespace: str | None) -> dic
     if not pipelines:
         pipelines = [client.upload_pipeline(str(package), pipeline_name=name, namespace=namespace)]
     pipeline_id = pipelines[0].pipeline_id
-    found = client.list_pipeline_versions(pipeline_id, page_size=100, filter=_named(version)).pipeline_versions or []
-    if not found:
-        found = [client.upload_pipeline_version(str(package), version, pipeline_id=pipeline_id)]
-    return {"pipeline_id": pipeline_id, "version_id": found[0].pipeline_version_id}
+    versions = client.list_pipeline_versions(pipeline_id, page_size=100, filter=_named(version)).pipeline_versions or []
+    if not versions:
+        versions = [client.upload_pipeline_version(str(package), version, pipeline_id=pipeline_id)]
+    return {"pipeline_id": pipeline_id, "version_id": versions[0].pipeline_version_id}
 
 
 def _named(name: str) -> str:
@@ -273,7 +277,7 @@ def _schedule(
     client: Any, name: str, expression: str, reference: dict[str, str], experiment: str, host: str, cluster: Cluster
 ) -> Submitted:
     listed = client.list_recurring_runs(experiment_id=experiment, page_size=100, filter=_named(name))
-    there = listed.recurring_runs or []
+    schedules = listed.recurring_runs or []
 
     def right(run: Any) -> bool:
         return (
@@ -286,7 +290,7 @@ def _schedule(
             and (run.service_account or None) == cluster.service_account
         )
 
-    kept = next((run for run in there if right(run)), None)
+    kept = next((run for run in schedules if right(run)), None)
     made = kept or client.create_recurring_run(
         experiment,
         name,
@@ -295,14 +299,14 @@ def _schedule(
         max_concurrency=1,
         params={},
         service_account=cluster.service_account,
-        enabled=not there or any(run.mode != "DISABLE" for run in there),
+        enabled=not schedules or any(run.mode != "DISABLE" for run in schedules),
         **reference,
     )
-    for old in there:
+    for old in schedules:
         if old.recurring_run_id != made.recurring_run_id:
             client.delete_recurring_run(old.recurring_run_id)
     return Submitted(
-        change="unchanged" if kept else "replaced" if there else "created",
+        change="unchanged" if kept else "replaced" if schedules else "created",
         id=made.recurring_run_id,
         version=reference["version_id"],
         url=f"{host}/#/recurringrun/details/{made.recurring_run_id}",

@@ -1,6 +1,6 @@
 """Inside a Kubeflow pod: starts a step the one way steps start, and tells Kubeflow what became of it.
 
-    python -m regraft.runners.kubeflow_pod evaluate '{"inputs": ...}' --report FILE
+    python -m regraft.runners.kubeflow_pod evaluate '{"inputs": ...}' --verdict FILE --report FILE
 
 The JSON is what KFP puts in place of {{$}}: parameter values, and where outputs go. Kubeflow knows success and failure
 only, and repeats whatever fails, so this turns the exit codes of a step into what it can express:
@@ -19,52 +19,71 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import tempfile
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import yaml
+from pydantic import AwareDatetime, BaseModel
 
-from regraft import pipeline, recipe, settings
+from regraft import escaped, pipeline, process, recipe, settings, verdicts
 from regraft.errors import AlreadyExists, Exit, NotFound, RegraftError
-from regraft.recipe import Recipe
+from regraft.gate import Verdict
+from regraft.manifest import Pointer
+from regraft.parts import Recipe
 from regraft.step import result_of
-from regraft.store import Manifest, Store
+from regraft.store import Store
+
+
+class _Began(BaseModel):
+    """What the first pod of a Kubeflow run leaves for the others."""
+
+    run: str
+    at: AwareDatetime
+
+
+class _Ended(BaseModel):
+    """The mark of a step that is not to be tried again."""
+
+    exit: int
 
 
 def main() -> int:
     """Runs a step, or `record`, the exit handler; gives the exit code."""
+    escaped.stderr()
     parser = argparse.ArgumentParser(prog="python -m regraft.runners.kubeflow_pod")
     parser.add_argument("step", choices=[*(s.name for s in pipeline.STEPS), "record"])
     parser.add_argument("executor_input", type=json.loads)
+    parser.add_argument("--verdict", type=Path)
     parser.add_argument("--report", type=Path)
     arguments = parser.parse_args()
-    given = arguments.executor_input["inputs"]["parameterValues"]
-    text = yaml.safe_dump(given["recipe"], sort_keys=False, allow_unicode=True)
+    parameters = arguments.executor_input["inputs"]["parameterValues"]
+    text = yaml.safe_dump(parameters["recipe"], sort_keys=False, allow_unicode=True)
     try:
-        mend = "start the run again with a recipe that holds: regraft validate RECIPE, then regraft submit RECIPE"
+        mend = "start the run again with a recipe that holds: regraft check RECIPE, then regraft submit RECIPE"
         declared = recipe.parse(text, where="the pipeline's parameter `recipe`", next=mend)
-        store = Store(given["store"], declared.name)
-        run, started = _run_of(store, given, declared)
+        store = Store(parameters["store"], declared.name)
+        run, started = _run_of(store, parameters, declared)
         if arguments.step == "record":
             for step in pipeline.STEPS:  # or the button Retry, pressed when the cause is mended, would do nothing
-                store.remove(_mark(given["job"], step.name))
-            return _record(store, run, started, given.get("status"))
-        mark = _mark(given["job"], arguments.step)
+                store.remove(_mark(parameters["job"], step.name))
+            return _record(store, declared.task, run, started, parameters.get("status"))
+        mark = _mark(parameters["job"], arguments.step)
         with suppress(NotFound):
-            before = store.read_json(mark)
-            print(f"{arguments.step}: not tried again: it ended with {before['exit']} before", file=sys.stderr)
-            return int(before["exit"])
-        code = _start(arguments.step, text, given, declared, run)
+            before = store.read_as(mark, _Ended)
+            print(f"{arguments.step}: not tried again: it ended with {before.exit} before", file=sys.stderr)
+            return before.exit
+        code = _start(arguments.step, text, parameters, declared, run)
         if code in (Exit.BAD_INPUT, Exit.BUG):
             store.replace(mark, json.dumps({"exit": code}).encode())
         if code in (Exit.DONE, Exit.REFUSED):
-            _show(store, run, arguments.step, declared, arguments.executor_input["outputs"], arguments.report)
+            outputs = arguments.executor_input["outputs"]
+            _show(store, run, arguments.step, outputs, arguments.verdict, arguments.report)
             return Exit.DONE
         return code
     except RegraftError as error:
@@ -76,65 +95,73 @@ def _mark(job: str, step: str) -> str:
     return f"kubeflow/{job}/{step}.json"
 
 
-def _run_of(store: Store, given: dict[str, str], declared: Recipe) -> tuple[str, datetime]:
+def _run_of(store: Store, parameters: dict[str, str], declared: Recipe) -> tuple[str, datetime]:
     """The run id of a Kubeflow run, and when its first pod started. The first pod decides, all others read.
 
     It is the parameter `run` where that is given, else the run that was due when Kubeflow scheduled this one; servers
     before 2.17 do not say when that was, and then the first pod's clock counts.
     """
-    key = f"kubeflow/{given['job']}/run.json"
+    key = f"kubeflow/{parameters['job']}/run.json"
     now = datetime.now(UTC)
     try:
-        due = datetime.fromisoformat(given["scheduled"])
+        due = datetime.fromisoformat(parameters["scheduled"])
     except ValueError:
         due = now
-    run = given["run"] or pipeline.run_id(declared, due)
+    run = parameters["run"] or pipeline.run_id(declared, due)
     pipeline.run_time(run)
     try:
         store.create(key, json.dumps({"run": run, "at": now.isoformat()}).encode())
     except AlreadyExists:
-        document = store.read_json(key)
-        return document["run"], datetime.fromisoformat(document["at"])
+        began = store.read_as(key, _Began)
+        pipeline.run_time(began.run)
+        return began.run, began.at
     return run, now
 
 
-def _start(step: str, text: str, given: dict[str, str], declared: Recipe, run: str) -> int:
+def _start(step: str, text: str, parameters: dict[str, str], declared: Recipe, run: str) -> int:
     """Runs the step's own command; SIGTERM reaches it, so that it can save its work."""
     with tempfile.TemporaryDirectory(prefix="regraft-", dir=settings.scratch()) as folder:
         file = Path(folder) / f"{declared.name}.yaml"
         file.write_text(text, encoding="utf-8")
-        command = [sys.executable, "-m", f"components.{step}"]
-        command += ["--recipe", str(file), "--store", given["store"], "--run", run]
+        arguments = process.arguments(store=parameters["store"], run=run)
+        command = process.command(pipeline.step(step).module, file, arguments)
         print(shlex.join(["python", *command[1:]]), file=sys.stderr, flush=True)
-        environment = {"REGRAFT_WHO": f"kubeflow run {given['job']}", **os.environ}
-        process = subprocess.Popen(command, env=environment)
+        environment = {"REGRAFT_WHO": f"kubeflow run {parameters['job']}", **os.environ}
+        with process.started(command, environment) as running:
 
-        def forward(signum: int, frame: FrameType | None) -> None:
-            process.send_signal(signum)
+            def forward(signum: int, frame: FrameType | None) -> None:
+                running.send_signal(signum)
 
-        signal.signal(signal.SIGTERM, forward)
-        code = process.wait()
+            signal.signal(signal.SIGTERM, forward)
+            code = process.followed(running, say=partial(print, end="", file=sys.stderr, flush=True)).exit
+        if by := process.killed(code):
+            print(f"{step}: {by}", file=sys.stderr)
         return code if code >= 0 else 128 - code
 
 
-def _show(store: Store, run: str, step: str, declared: Recipe, outputs: dict[str, Any], report: Path | None) -> None:
-    """Writes the step's outputs where Kubeflow looks for them: its UI shows metrics, confusion matrix and report."""
-    manifest = result_of(store, step, store.read_json(f"runs/{run}/{step}.json")["identity"])
-    parameters = {"outcome": "refused" if manifest.refused else "done", "reason": manifest.refused or ""}
-    for name, value in parameters.items():
+def _show(
+    store: Store, run: str, step: str, outputs: dict[str, Any], verdict: Path | None, report: Path | None
+) -> None:
+    """Writes the step's outputs where Kubeflow looks for them: its UI shows metrics, verdict and report."""
+    pointer = store.pointer(run, step)
+    refused = pointer.refused or pointer.error or ""
+    for name, value in {"outcome": "refused" if refused else "done", "reason": refused}.items():
         _write(outputs["parameters"][name]["outputFile"], value)
-    metadata = {"metrics": _numbers({**manifest.metrics, **manifest.measured})}
-    with tempfile.TemporaryDirectory(prefix="regraft-", dir=settings.scratch()) as folder:
-        if "confusion" in outputs["artifacts"]:
-            metadata["confusion"] = _confusion(store, manifest, declared, Path(folder))
-        if report is not None and "report.html" in manifest.views:
-            files = store.fetch(f"{step}/{manifest.identity}", manifest, Path(folder), only=("report.html",))
-            _write(report, (files / "report.html").read_text(encoding="utf-8"))
-    artifacts = {}
-    for name, content in metadata.items():
-        artifact = outputs["artifacts"][name]["artifacts"][0]
-        artifacts[name] = {"artifacts": [{"name": artifact["name"], "uri": artifact["uri"], "metadata": content}]}
-    _write(outputs["outputFile"], json.dumps({"artifacts": artifacts}))
+    if pointer.identity is None:  # refused before there was anything to show
+        return
+    manifest = result_of(store, step, pointer.identity)
+    if verdict is not None and "verdict.json" in manifest.outputs:
+        values: dict[str, Any] = {}
+        with suppress(RegraftError):  # what is shown says so
+            content = store.output(manifest, "verdict.json")
+            values = Verdict.read(content, where=store.where(f"{step}/{manifest.identity}")).values
+        _write(verdict, verdicts.markdown(verdicts.said(values)))
+    if report is not None and "report.html" in manifest.views:
+        _write(report, store.output(manifest, "report.html").decode(errors="replace"))
+    metrics = outputs["artifacts"]["metrics"]["artifacts"][0]
+    numbers = _numbers({**manifest.metrics, **manifest.measured})
+    shown = {"name": metrics["name"], "uri": metrics["uri"], "metadata": numbers}
+    _write(outputs["outputFile"], json.dumps({"artifacts": {"metrics": {"artifacts": [shown]}}}))
 
 
 def _write(file: str | Path, text: str) -> None:
@@ -153,40 +180,25 @@ def _numbers(metrics: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _confusion(store: Store, manifest: Manifest, declared: Recipe, folder: Path) -> dict[str, Any]:
-    """Rows of true labels, columns of predicted ones, in the form of `ClassificationMetrics.log_confusion_matrix`."""
-    if "predictions.parquet" not in manifest.outputs:
-        return {}
-    import pyarrow.parquet
-
-    labels = declared.data.labels
-    columns = [f"challenger.p{i}" for i in range(len(labels))]
-    files = store.fetch(f"evaluate/{manifest.identity}", manifest, folder, only=("predictions.parquet",))
-    rows = pyarrow.parquet.read_table(files / "predictions.parquet", columns=["label", *columns])
-    counts = [[0] * len(labels) for _ in labels]
-    for true, *given in zip(*(rows[name].to_pylist() for name in ("label", *columns)), strict=True):
-        counts[true][given.index(max(given))] += 1
-    matrix = {"annotationSpecs": [{"displayName": x} for x in labels], "rows": [{"row": row} for row in counts]}
-    return {"confusionMatrix": matrix}
-
-
-def _record(store: Store, run: str, started: datetime, status: Any) -> int:
+def _record(store: Store, task: str, run: str, started: datetime, status: Any) -> int:
     """Says in the store which step failed where the step could not: its pod was killed, or never started."""
     status = json.loads(status) if isinstance(status, str) else status or {}
     state = str(status.get("state", "unknown"))
     print(f"run {run}: Kubeflow says {state}", file=sys.stderr)
-    for step in pipeline.STEPS:
-        pointer: dict[str, Any] = {}
+    for step in pipeline.steps(task):
+        pointer: Pointer | None = None
         with suppress(NotFound):
-            pointer = store.read_json(f"runs/{run}/{step.name}.json")
-        current = bool(pointer) and datetime.fromisoformat(pointer["at"]) >= started
-        if current and pointer["state"] == "done":
+            pointer = store.pointer(run, step.name)
+        if pointer and (pointer.at is None or pointer.at < started):
+            pointer = None
+        if pointer and pointer.state == "done":
             continue
-        if current:
-            print(f"{step.name}: {pointer['state']}: {pointer.get('error', '')}", file=sys.stderr)
+        if pointer and pointer.state != "begun":
+            print(f"{step.name}: {pointer.state}: {pointer.error or ''}", file=sys.stderr)
         elif state != "SUCCEEDED":
             message = re.sub(r"\s+", " ", str(status.get("error", {}).get("message", ""))).strip()
             failure = {
+                **(pointer.model_dump(exclude_none=True) if pointer else {}),
                 "step": step.name,
                 "run": run,
                 "at": datetime.now(UTC).isoformat(),

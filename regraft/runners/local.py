@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import re
 import signal
 import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol, cast
+from typing import Literal, Protocol, cast
 
-from regraft import pipeline, recipe
-from regraft.errors import BadInput, Exit, NotFound, RegraftError, Temporary
+from regraft import pipeline, process, recipe
+from regraft.errors import BadInput, Exit, RegraftError, Temporary
+from regraft.manifest import Pointer
 from regraft.store import Store
 
 ATTEMPTS = 4
@@ -25,14 +23,11 @@ ATTEMPTS = 4
 BACKOFF_SECONDS = 1.0
 """Wait before the second attempt; it doubles each time, up to a minute."""
 
-GRACE_SECONDS = 60.0
-"""What a step has to save its work in once its time is over, before it is killed."""
-
 State = Literal["done", "refused", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class StepEnded:
     """How a step ended."""
 
     step: str
@@ -58,7 +53,7 @@ class Watcher(Protocol):
 
     def retrying(self, step: pipeline.Step, seconds: float, why: str) -> None: ...
 
-    def ended(self, ended: Ended) -> None: ...
+    def ended(self, ended: StepEnded) -> None: ...
 
 
 class Interrupted(Temporary):
@@ -81,7 +76,7 @@ def run(
     logs: str | Path,
     watcher: Watcher,
     environment: Mapping[str, str] | None = None,
-) -> list[Ended]:
+) -> list[StepEnded]:
     """Runs the steps of a recipe until one is refused or fails; gives how each ended, in order.
 
     SIGINT and SIGTERM are passed on to the step as SIGTERM: it saves what it has and ends, and the same command
@@ -92,7 +87,7 @@ def run(
         store: URL of the store.
         run: run id.
         logs: folder of the logs: `<logs>/<recipe>/<run>/<step>.log`.
-        environment: variables that the steps get beside those of this process.
+        environment: variables beside those of this process, of which each step gets what `pipeline.variables` says.
 
     Raises:
         Interrupted: a signal stopped it.
@@ -103,33 +98,21 @@ def run(
     results = Store(store, declared.name)
     folder = Path(logs) / declared.name / run
     folder.mkdir(parents=True, exist_ok=True)
-    ended: list[Ended] = []
+    ended: list[StepEnded] = []
     current = _Current()
     with _signals_passed_on(current):
-        for step in pipeline.STEPS:
-            command = [sys.executable, "-m", f"components.{step.name}"]
-            command += ["--recipe", str(path), "--store", store, "--run", run]
-            started = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
+        for step in pipeline.steps(declared.task):
+            command = process.command(step.module, path, process.arguments(store=store, run=run))
+            variables = pipeline.variables(step, {**os.environ, **(environment or {})})
             log = folder / f"{step.name}.log"
             watcher.started(step)
-            last, attempts = _attempts(step, command, started, log, watcher, current)
+            last, attempts = _attempts(step, command, variables, log, watcher, current)
             exit_code = last.exit
             ended.append(_ended(results, run, step, last, attempts, log))
             watcher.ended(ended[-1])
             if exit_code != Exit.DONE:
                 break
     return ended
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Attempt:
-    """How a process ended."""
-
-    exit: int
-    said: str
-    """Its last words."""
-    overdue: bool
-    """Whether it was stopped because its time was over."""
 
 
 def _attempts(
@@ -139,24 +122,24 @@ def _attempts(
     log: Path,
     watcher: Watcher,
     current: _Current,
-) -> tuple[_Attempt, int]:
+) -> tuple[process.Ended, int]:
     """Starts a step until it ends otherwise than temporarily, or is overdue: the last attempt, and their number."""
     import tenacity
 
-    def once() -> _Attempt:
+    def once() -> process.Ended:
         _stop_if_told(current)
         attempt = _process(step, command, environment, log, watcher, current)
         if attempt.exit != Exit.DONE:
             _stop_if_told(current)
         return attempt
 
-    def result(state: tenacity.RetryCallState) -> _Attempt:
+    def result(state: tenacity.RetryCallState) -> process.Ended:
         return cast("tenacity.Future", state.outcome).result()  # type: ignore[no-any-return]
 
     def announce(state: tenacity.RetryCallState) -> None:
         watcher.retrying(step, state.next_action.sleep if state.next_action else 0.0, result(state).said)
 
-    def again(attempt: _Attempt) -> bool:
+    def again(attempt: process.Ended) -> bool:
         # a negative code is a signal: the out-of-memory killer, most often
         return not attempt.overdue and (attempt.exit == Exit.TEMPORARY or attempt.exit < 0)
 
@@ -177,87 +160,21 @@ def _process(
     log: Path,
     watcher: Watcher,
     current: _Current,
-) -> _Attempt:
+) -> process.Ended:
     """Runs one process to its end, its output into the log."""
-    last = ""
-    with (
-        log.open("a", encoding="utf-8") as file,
-        subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-            preexec_fn=die_with_parent(),
-        ) as process,
-    ):
-        current.process = process
+    with log.open("a", encoding="utf-8") as file, process.started(command, environment) as current.process:
         print(f"$ {' '.join(command)}", file=file, flush=True)
-        with _group_ends_with(process), _in_time(process, step.timeout_minutes * 60) as overdue:
-            for line in process.stdout or ():
-                file.write(line)
-                file.flush()
-                if match := re.match(r"progress (\d\.\d+) (.*)", line):
-                    watcher.progress(step, float(match[1]), match[2])
-                elif line.strip():
-                    last = line.strip()
-        process.wait()
-        current.process = None
-    if overdue.is_set():
+        ended = process.followed(
+            current.process,
+            say=partial(print, end="", file=file, flush=True),
+            progress=partial(watcher.progress, step),
+            seconds=step.timeout_minutes * 60,
+        )
+    current.process = None
+    if ended.overdue:
         last = f"did not end within {step.timeout_minutes:g} minutes and was stopped"
-        return _Attempt(exit=Exit.TEMPORARY, said=last, overdue=True)
-    return _Attempt(exit=process.returncode, said=last, overdue=False)
-
-
-@contextmanager
-def _in_time(process: subprocess.Popen[str], seconds: float) -> Iterator[threading.Event]:
-    """Stops a process whose time is over, first by SIGTERM and then by SIGKILL; the event is set if it had to."""
-    overdue, over = threading.Event(), threading.Event()
-
-    def watch() -> None:
-        if over.wait(seconds):
-            return
-        overdue.set()
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGTERM)
-            if not over.wait(GRACE_SECONDS):
-                os.killpg(process.pid, signal.SIGKILL)
-
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    try:
-        yield overdue
-    finally:
-        over.set()
-        watching.join()
-
-
-@contextmanager
-def _group_ends_with(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Kills a process's group when the process itself is over: what it left behind may hold its output open."""
-
-    def watch() -> None:
-        with suppress(ChildProcessError, ProcessLookupError):
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # leaves the exit code to Popen
-            os.killpg(process.pid, signal.SIGKILL)
-
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    try:
-        yield
-    finally:
-        watching.join()
-
-
-def die_with_parent() -> Callable[[], None]:
-    """What asks Linux to kill the step when this process dies, so that none runs on beside its own repetition."""
-    if sys.platform != "linux":
-        return lambda: None
-    library, pr_set_pdeathsig = ctypes.CDLL(None), 1
-    return lambda: library.prctl(pr_set_pdeathsig, signal.SIGKILL)
+        return replace(ended, exit=Exit.TEMPORARY, words=(last,))
+    return ended
 
 
 @contextmanager
@@ -269,8 +186,7 @@ def _signals_passed_on(current: _Current) -> Iterator[None]:
         elif len(current.signals) == 1:
             current.process.terminate()
         else:
-            with suppress(ProcessLookupError):
-                os.killpg(current.process.pid, signal.SIGKILL)
+            process.kill(current.process)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -286,32 +202,29 @@ def _stop_if_told(current: _Current) -> None:
         raise Interrupted(f"stopped by {name}", state="all finished steps and checkpoints are kept")
 
 
-def _ended(store: Store, run: str, step: pipeline.Step, last: _Attempt, attempts: int, log: Path) -> Ended:
-    """What the run's pointer says of the step; its last words where it could not write one, or not all."""
+def _ended(store: Store, run: str, step: pipeline.Step, last: process.Ended, attempts: int, log: Path) -> StepEnded:
+    """What the run's pointer says of the step; its last words where it could not write one, or somebody damaged it."""
     exit_code, said = last.exit, last.said
-    pointer: dict[str, Any] = {}
-    with suppress(NotFound, ValueError):
-        pointer = store.read_json(f"runs/{run}/{step.name}.json")
+    pointer: Pointer | None = None
+    with suppress(BadInput):
+        pointer = store.pointer(run, step.name)
     states: dict[int, State] = {Exit.DONE: "done", Exit.REFUSED: "refused"}
     state = states.get(exit_code, "failed")
     says, next_command = None, None
     if state == "refused":
-        says = said.removeprefix(f"{step.name}: refused: ")
-        with suppress(RegraftError, KeyError):
-            manifest = store.manifest(f"{step.name}/{pointer['identity']}")
-            says = manifest.refused if manifest and manifest.refused else says
+        says = (pointer and (pointer.refused or pointer.error)) or said
     elif last.overdue:
         says = said
     elif state == "failed":
-        told = pointer.get("state") == "failed" and pointer.get("exit") == exit_code
-        says = pointer["error"] if told else _killed(exit_code) or said or f"exit code {exit_code}"
-        next_command = pointer.get("next") if told else f"less {log}"
-    return Ended(
+        recorded = pointer if pointer and pointer.state == "failed" and pointer.exit == exit_code else None
+        says = recorded.error if recorded else process.killed(exit_code) or said or f"exit code {exit_code}"
+        next_command = recorded.next if recorded else f"less {log}"
+    return StepEnded(
         step=step.name,
         exit=exit_code,
         state=state,
-        cached=state != "failed" and bool(pointer.get("cached")),
-        seconds=float(pointer.get("seconds", 0.0)),
+        cached=state != "failed" and bool(pointer and pointer.cached),
+        seconds=(pointer and pointer.seconds) or 0.0,
         attempts=attempts,
         says=says,
         next=next_command,
@@ -319,14 +232,7 @@ def _ended(store: Store, run: str, step: pipeline.Step, last: _Attempt, attempts
     )
 
 
-def _killed(exit_code: int) -> str | None:
-    if exit_code >= 0:
-        return None
-    name = signal.Signals(-exit_code).name
-    return f"the process was killed by {name}" + (": out of memory, most likely" if name == "SIGKILL" else "")
-
-
-def failure(ended: Ended, *, command: str) -> RegraftError:
+def failure(ended: StepEnded, *, command: str) -> RegraftError:
     """The error that a failed step stands for.
 
     Args:

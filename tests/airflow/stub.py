@@ -12,9 +12,10 @@ import sys
 import time
 from pathlib import Path
 
+from regraft import approval
 from regraft.errors import BadInput, Temporary
-from regraft.ledger import Moved
-from regraft.step import Context, Outcome, main
+from regraft.ledger import Moved, whoami
+from regraft.step import Context, Outcome, Work, main
 
 MARKS = Path(os.environ["STUB_MARKS"])
 BEFORE = {"finetune": "validate", "evaluate": "finetune", "promote": "evaluate", "deploy": "promote"}
@@ -29,10 +30,15 @@ def inputs(context: Context) -> dict[str, str]:
     before = BEFORE.get(context.step.name)
     if before is None:
         return {"window": context.run.split(".")[0]}
-    return {"before": context.result(before).identity}
+    found = {"before": context.result(before).identity}
+    if context.step.name == "promote" and context.recipe.promotion == "approval":
+        about = {step: context.result(step).identity for step in ("finetune", "evaluate")}
+        record = approval.asked(context.store, model=about["finetune"], evaluation=about["evaluate"], run=context.run)
+        found["approval"] = record.digest if record else "none"
+    return found
 
 
-def work(context: Context) -> Outcome:
+def work(context: Work) -> Outcome:
     step = context.step.name
     file = MARKS / f"{step}.mode"
     mode = file.read_text() if file.exists() else ""
@@ -51,27 +57,36 @@ def work(context: Context) -> Outcome:
     if mode == "bad":
         raise BadInput("the data is not there", next="bring it")
     (context.out / "result.json").write_text(json.dumps({"step": step, "run": context.run.split(".")[0]}))
-    outcome = Outcome(metrics={"f1_macro": 0.9}, refused="too few rows" if mode == "refuse" else None)
+    outcome = Outcome(metrics={"f1_macro": 0.9})
+    if mode == "refuse":
+        outcome.refused, outcome.refused_by = "too few rows", "gate"
+    if step == "validate":
+        (context.out / "data.html").write_text("<h1>data</h1>")
+        outcome.views = ("data.html",)
     if step == "evaluate":
         sentence = "f1_macro 0.9000 is better than the champion's 0.8800"
         metrics = {"f1_macro": 0.9, "accuracy": 0.91}
         gates = [{"name": "floors", "passed": True, "sentence": "accuracy 0.91 is at least 0.75"}]
-        champion = {"version": 1, "metrics": {"f1_macro": 0.88}}
-        verdict = {"verdict": "promote", "sentence": sentence, "challenger": {"metrics": metrics}}
-        (context.out / "verdict.json").write_text(json.dumps({**verdict, "champion": champion, "gates": gates}))
+        challenger = {"model": "b", "metrics": metrics, "intervals": {}}
+        champion = {"model": "a", "version": 1, "metrics": {"f1_macro": 0.88}, "intervals": {}}
+        verdict = {"verdict": "promote", "sentence": sentence, "challenger": challenger, "champion": champion}
+        verdict |= {"metric": "f1_macro", "rows": {"holdout": 5, "clean": 5, "contaminated": 0}, "gates": gates}
+        (context.out / "verdict.json").write_text(json.dumps({**verdict, "difference": None, "slices": []}))
         (context.out / "report.html").write_text("<h1>report</h1>")
         outcome.views = ("report.html",)
     if step == "promote":
-        if context.recipe.promotion == "approval":
-            outcome.refused = "waiting for approval"
+        if context.inputs.get("approval") == "none":
+            outcome.refused, outcome.refused_by = "waiting for approval", "approval"
         else:
             promote(context)
     write(f"worked {step} {context.run}")
     return outcome
 
 
-def promote(context: Context) -> None:
+def promote(context: Work) -> None:
     model, evaluation = context.result("finetune").identity, context.result("evaluate").identity
+    record = approval.of(context.store, model=model, evaluation=evaluation)
+    who = f"{whoami()}, approved by {record.who}" if record else whoami()
     while not any(entry.model == model for entry in context.ledger.entries()):
         head = context.ledger.head()
         version = head.version + 1 if head else 1
@@ -84,6 +99,7 @@ def promote(context: Context) -> None:
                 run=context.run,
                 evaluation=evaluation,
                 reason="better",
+                who=who,
             )
         except Moved:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -24,30 +25,35 @@ def test_broken_recipes_are_one_error_with_every_line_and_the_others_stay(laptop
     assert "another recipe here is called 'good' too" in str(caught.value)
 
 
-def lands(asset: str) -> str:
+def lands(asset: str, *, watch: bool = False) -> str:
     """A recipe that waits for an asset."""
-    return WEEKLY[: WEEKLY.index("schedule:")] + f"schedule: {{asset: '{asset}'}}\n"
+    return WEEKLY[: WEEKLY.index("schedule:")] + f"schedule: {{asset: '{asset}', watch: {str(watch).lower()}}}\n"
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (lands("${NO_SUCH_BUCKET}/new"), "recipe nope cannot become a DAG.*NO_SUCH_BUCKET is not set"),
-        (lands("${SCHEME}://bucket/x"), "recipe nope cannot become a DAG: ValueError: Asset scheme 'airflow'"),
-        (lands("${LONG}/x"), "recipe nope cannot become a DAG: ValueError: .*1500 characters"),
+        (lands("${NO_SUCH_BUCKET}/new", watch=True), "recipe nope cannot become a DAG.*NO_SUCH_BUCKET is not set"),
+        (lands("${AIRFLOW__CORE__FERNET_KEY}", watch=True), "may not name the variable AIRFLOW__CORE__FERNET_KEY"),
+        (lands("http://169.254.169.254/x", watch=True), "recipes may not name http://"),
+        (lands("${REGRAFT_DATA}/x"), "recipe nope cannot become a DAG: .*has a variable, .*go by their names"),
         (lands("airflow://bucket/x"), "Airflow keeps the scheme"),
+        (
+            WEEKLY + "resources: {finetune: {gpu: 9}}\n",
+            "finetune.gpu: 9; whoever runs regraft allows at most 8",
+        ),
         (WEEKLY + f"owner: {'x' * 101}\n", "owner: .*at most 100"),
         (WEEKLY.replace("0 3 * * 1", "0 0 30 2 *"), "names no date that exists"),
         (WEEKLY + 'description: "a\\0b"\n', "control character"),
         (b"name: nope\nowner: J\xf6rg\n", "line 2: not UTF-8"),
     ],
-    ids=range(8),
+    ids=range(10),
 )
 def test_a_recipe_that_can_be_no_dag_is_named_and_the_others_stay(
     laptop: Laptop, monkeypatch: pytest.MonkeyPatch, text: str | bytes, complaint: str
 ) -> None:
-    monkeypatch.setenv("SCHEME", "airflow")
-    monkeypatch.setenv("LONG", "s3://" + "x" * 1500)
+    monkeypatch.setenv("REGRAFT_VARIABLES", "NO_SUCH_BUCKET")
+    monkeypatch.setenv("REGRAFT_CEILINGS", "gpu=8")
     laptop.recipe("good")
     laptop.recipe("later")
     content = text if isinstance(text, bytes) else text.replace("name: reviews", "name: nope").encode()
@@ -111,6 +117,16 @@ def test_a_recipe_that_is_left_out_for_its_name_is_said(laptop: Laptop, monkeypa
         assert not said
 
 
+def test_an_asset_goes_by_the_name_that_the_recipe_writes(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    monkeypatch.setenv("REGRAFT_DATA", "s3://canary-of-the-operator")
+    laptop.recipe("good", text=lands("${REGRAFT_DATA}/new", watch=True))
+    stored = json.dumps(DagSerialization.to_dict(load("retrain.py")["good"]))
+    assert "${REGRAFT_DATA}/new" in stored
+    assert "canary" not in stored
+
+
 @pytest.mark.parametrize("where", ["dag", "serialize_dag", "from_dict", "next_dagrun_info"])
 def test_whatever_airflow_raises_for_one_dag_takes_no_other(
     laptop: Laptop, monkeypatch: pytest.MonkeyPatch, where: str
@@ -139,11 +155,12 @@ def test_whatever_airflow_raises_for_one_dag_takes_no_other(
         load("broken_recipes.py")
 
 
-def test_airflow_finds_the_others_beside_the_one_error(laptop: Laptop) -> None:
+def test_airflow_finds_the_others_beside_the_one_error(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.dag_processing.dagbag import DagBag
 
+    monkeypatch.setenv("REGRAFT_VARIABLES", "NO_SUCH_BUCKET")
     laptop.recipe("good")
-    laptop.recipe("nope", text=lands("${NO_SUCH_BUCKET}/new"))
+    laptop.recipe("nope", text=lands("${NO_SUCH_BUCKET}/new", watch=True))
     bag = DagBag(str(ROOT / "dags"))
     assert set(bag.dags) == {"good", "regraft_doctor"}
     (error,) = bag.import_errors.values()

@@ -22,7 +22,7 @@ image: registry.example.com/ml/regraft-{step}:1
 pull_secrets: [pull]
 environment: {MLFLOW_TRACKING_URI: "http://mlflow:5000"}
 config_maps: {regraft-endpoints: [REGRAFT_TRITON_URLS]}
-secrets: {bucket: [AWS_SECRET_ACCESS_KEY]}
+secrets: {bucket: [AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_PASSWORD], triton: [REGRAFT_TRITON_TOKEN]}
 service_account: regraft-pipeline
 run_as_user: 10001
 node_selector: {pool: ml}
@@ -89,6 +89,14 @@ def test_a_dag_has_the_recipes_schedule_and_one_run_at_a_time(laptop: Laptop) ->
         assert task.execution_timeout.total_seconds() >= 3600
         assert task.retry_exponential_backoff
         assert "python -m components." in task.doc_md
+
+
+def test_what_a_recipe_says_is_text_on_the_dags_page(laptop: Laptop) -> None:
+    laptop.recipe("says", 'description: "<img src=x> ![p](http://evil.example)\\n\\n- two"\n')
+    laptop.recipe("odd", text=WEEKLY.replace("source: data.csv", "source: 'a`b|c'", 1))
+    made = load("retrain.py")
+    assert "&lt;img src=x&gt; !\\[p\\](http\\://evil.example)\n\n\\- two\n" in made["says"].doc_md
+    assert "| Data | a\\`b\\|c |" in made["odd"].doc_md
 
 
 def test_a_dag_survives_serialisation(laptop: Laptop) -> None:
@@ -175,6 +183,35 @@ def test_an_approval_asks_once_and_again_only_when_it_is_cleared(
     assert len(asked) == 2
 
 
+@pytest.mark.parametrize(
+    ("answer", "who"),
+    [
+        ({"chosen_options": ["Approve"], "responded_by_user": {"id": "7", "name": "ana"}}, "ana"),
+        ({"chosen_options": ["Approve"], "responded_by_user": None}, "somebody whom Airflow does not name"),
+        ({"chosen_options": ["Reject"], "responded_by_user": {"id": "7", "name": "ana"}}, ""),
+        (None, ""),
+    ],
+    ids=["approved", "approved by nobody known", "rejected", "only marked as success"],
+)
+def test_only_an_answer_of_yes_is_an_approval(answer: dict[str, Any] | None, who: str) -> None:
+    from regraft.runners import airflow_approval
+
+    assert airflow_approval.approved_by(SimpleNamespace(xcom_pull=lambda task_ids: answer)) == who
+
+
+def test_only_promote_is_told_who_approved_and_only_where_the_recipe_asks(laptop: Laptop) -> None:
+    laptop.recipe("asks", "promotion: approval\n")
+    laptop.recipe("plain")
+    made = load("retrain.py")
+    told = [
+        (name, task.task_id)
+        for name in ("asks", "plain")
+        for task in made[name].tasks
+        if "REGRAFT_APPROVED_BY" in getattr(task, "environment", {})
+    ]
+    assert told == [("asks", "promote")]
+
+
 def pods(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     (laptop.folder / "cluster.yaml").write_text(CLUSTER)
     (laptop.folder / "kubeconfig").write_text(KUBECONFIG)
@@ -203,6 +240,8 @@ def test_a_pod_is_fully_specified(laptop: Laptop, monkeypatch: pytest.MonkeyPatc
     assert spec["automount_service_account_token"] is False
     assert spec["security_context"]["run_as_non_root"] is True
     assert spec["security_context"]["run_as_user"] == 10001
+    limits = {each["name"]: each["empty_dir"]["size_limit"] for each in spec["volumes"] if each["empty_dir"]}
+    assert limits == {"recipe": "16Mi", "scratch": "50Gi", "shm": "16Gi"}
     assert spec["restart_policy"] == "Never"
     assert spec["termination_grace_period_seconds"] == 120
     for each in (container, *spec["init_containers"]):
@@ -211,6 +250,47 @@ def test_a_pod_is_fully_specified(laptop: Laptop, monkeypatch: pytest.MonkeyPatc
     secret = next(e for e in container["env"] if e["name"] == "AWS_SECRET_ACCESS_KEY")
     assert secret["value_from"]["secret_key_ref"]["name"] == "bucket"
     assert secret["value"] is None
+
+
+def test_pods_get_the_secrets_of_the_servers_that_they_talk_to(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+    for name, task in pods(laptop, monkeypatch).items():
+        (container,) = task.build_pod_request_obj().to_dict()["spec"]["containers"]
+        found[name] = [e["name"] for e in container["env"] if (e["value_from"] or {}).get("secret_key_ref")]
+    bucket, login, token = "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "REGRAFT_TRITON_TOKEN"
+    assert found == {
+        "validate": [bucket],
+        "finetune": [bucket, login],
+        "evaluate": [bucket, login],
+        "promote": [bucket, login],
+        "deploy": [bucket, login, token],
+    }
+
+
+@pytest.mark.parametrize(
+    ("step", "gets"),
+    [
+        ("validate", ""),
+        ("finetune", "MLFLOW_TRACKING_PASSWORD"),
+        ("deploy.follow", "MLFLOW_TRACKING_PASSWORD REGRAFT_TRITON_TOKEN"),
+    ],
+)
+def test_processes_get_neither_airflows_secrets_nor_those_of_other_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, gets: str
+) -> None:
+    from regraft.runners.airflow_step import StepProcess
+
+    has = tmp_path / "has"
+    python = tmp_path / "python"
+    python.write_text(f"#!{sys.executable}\nimport os\nopen({str(has)!r}, 'w').write(' '.join(os.environ))\n")
+    python.chmod(0o755)
+    secrets = {"MLFLOW_TRACKING_PASSWORD", "REGRAFT_TRITON_TOKEN", "REGRAFT_WEBHOOK", "AIRFLOW__CORE__FERNET_KEY"}
+    for name in secrets:
+        monkeypatch.setenv(name, "only-for-tests")
+    StepProcess(
+        task_id="step", module=f"components.{step}", recipe="", arguments=[], environment={}, python=str(python)
+    ).execute({})
+    assert set(has.read_text().split()) & secrets == set(gets.split())
 
 
 def test_a_pods_exit_code_decides_what_airflow_does(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from regraft import cron, pipeline, recipe
-from regraft.parts import Schedule
-from regraft.recipe import Recipe
+from regraft.parts import Recipe, Schedule
 from tests.airflow.laptop import MINIMAL
 from tests.schedules import CRONS, HOURLY, ZONES, changes, generated, instants, kept
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from regraft import snapshot
 from regraft.ledger import Entry, Ledger
+from regraft.runners import airflow_step
 from tests.airflow.conftest import load
 from tests.airflow.laptop import STEPS_PYTHON, Laptop, slack
 
@@ -63,11 +65,12 @@ def test_airflow_and_the_local_runner_give_the_same_identities(laptop: Laptop) -
     arguments = [str(laptop.recipes / "same.yaml"), laptop.environment["REGRAFT_STORE"], RUN, str(laptop.folder)]
     subprocess.run([STEPS_PYTHON, "-c", code, *arguments], check=True, capture_output=True)
     local, worked = laptop.identities("same", RUN), laptop.log()
-    snapshot = laptop.store("same").read(f"runs/{RUN}/recipe.yaml")
+    made_with = laptop.pointer("same", RUN, "deploy")["recipe_sha256"]
     assert run("same") == states(*["success"] * 5)
     assert laptop.identities("same", RUN) == local
     assert laptop.log() == worked, "every step was a cache hit"
-    assert laptop.store("same").read(f"runs/{RUN}/recipe.yaml") == snapshot
+    assert laptop.pointer("same", RUN, "deploy")["recipe_sha256"] == made_with
+    assert laptop.store("same").names("recipes") == [f"{made_with}.yaml"], "a recipe that nobody changed, as it was"
 
 
 def test_a_refused_step_and_all_after_it_are_skipped_and_people_are_told(
@@ -110,6 +113,17 @@ def test_a_folder_for_scratch_that_is_not_there_is_named_and_nothing_starts(
     assert "REGRAFT_SCRATCH: the folder for temporary files does not exist" in webhook[0]["text"]
 
 
+def test_a_notice_calls_nobody_and_its_line_in_the_log_steers_nothing(
+    webhook: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    airflow_step.tell("unknown label <!channel> <http://evil.example|ours> & \x1b[31m\r\nlog: http://airflow/?a=1&b=2")
+    assert webhook[0]["text"] == (
+        "unknown label &lt;!channel&gt; &lt;http://evil.example|ours&gt; &amp; \\x1b[31m\\r\n"
+        "log: http://airflow/?a=1&amp;b=2"
+    )
+    assert "& \\x1b[31m\\r | log: http://airflow/?a=1&b=2" in caplog.text
+
+
 def test_a_dry_run_stops_before_promote(laptop: Laptop) -> None:
     laptop.recipe("dry")
     assert run("dry", {"dry_run": True}) == states("success", "success", "success", "skipped", "skipped")
@@ -122,8 +136,9 @@ def test_overrides_travel_as_a_recipe_and_are_a_run_of_their_own(laptop: Laptop)
     run("changed", {"training": {"epochs": 3}})
     (name,) = [n for n in laptop.store("changed").names("runs") if n != RUN]
     assert name.startswith(f"{RUN}.")
-    assert laptop.store("changed").read(f"runs/{RUN}/recipe.yaml").decode() == text
-    assert b"epochs: 3" in laptop.store("changed").read(f"runs/{name}/recipe.yaml")
+    written, changed = (snapshot.key_of_run(laptop.store("changed"), run) for run in (RUN, name))
+    assert laptop.store("changed").read(written).decode() == text
+    assert b"epochs: 3" in laptop.store("changed").read(changed)
     plain, other = laptop.identities("changed", RUN), laptop.identities("changed", name)
     assert plain["validate"] == other["validate"]
     assert plain["finetune"] != other["finetune"]
@@ -169,6 +184,7 @@ def test_the_doctor_follows_every_recipe(laptop: Laptop) -> None:
 def test_a_store_that_hangs_holds_up_no_notice_and_no_link(
     laptop: Laptop, monkeypatch: pytest.MonkeyPatch, webhook: list[dict[str, Any]]
 ) -> None:
+    from regraft.errors import NotFound
     from regraft.runners import airflow_step
     from regraft.store import Store
 
@@ -176,7 +192,7 @@ def test_a_store_that_hangs_holds_up_no_notice_and_no_link(
 
     def read_json(store: Store, key: str) -> Any:
         answers.wait()
-        raise KeyError(key)
+        raise NotFound(key)
 
     monkeypatch.setattr(Store, "read_json", read_json)
     monkeypatch.setattr(airflow_step, "PATIENCE_SECONDS", 0.1)
@@ -187,4 +203,5 @@ def test_a_store_that_hangs_holds_up_no_notice_and_no_link(
     mlflow = "http://mlflow:5000"
     assert airflow_step.MlflowLink(mlflow).get_link(task, ti_key=None) == f"{mlflow}/#/experiments"
     assert airflow_step.ReportLink(mlflow).get_link(task, ti_key=None) == ""
+    assert airflow_step.DataLink(mlflow).get_link(task, ti_key=None) == ""
     answers.set()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from regraft import approval, snapshot
 from regraft.ledger import Ledger
 from tests.airflow.laptop import WEEKLY, Laptop, slack
 from tests.airflow.server import Airflow
@@ -167,14 +168,19 @@ def test_an_approved_challenger_is_promoted_in_the_name_of_who_approved(
     run, question = asked(airflow, "approved")
     assert registered(laptop, "approved") == 0
     assert any(f"approved: a challenger waits for approval in {run}" in notice["text"] for notice in told)
-    assert "**Verdict: promote.** f1_macro 0.9000 is better" in question["body"]
-    assert "| f1_macro | 0.9000 | 0.8800 |" in question["body"]
+    assert question["body"].startswith("f1_macro 0.9000 is better")
+    assert "| f1_macro&nbsp;&nbsp; | 0.900&nbsp;&nbsp; | 0.880 |" in question["body"]
     assert "report.html" in question["body"]
     assert question["defaults"] == ["Reject"]
     answer(airflow, "approved", run, "Approve")
     assert airflow.finished("approved", run) == {**ALL_DONE, "approve": "success"}
-    (entry,) = Ledger(laptop.store("approved")).entries()
-    assert ", approved by " in entry.who
+    store = laptop.store("approved")
+    (entry,) = Ledger(store).entries()
+    record = approval.of(store, model=entry.model, evaluation=entry.evaluation)
+    assert record is not None
+    assert entry.who == f"airflow {run}, approved by {record.who}"
+    assert snapshot.of_run(store, entry.run).promotion == "approval", "the recipe is the one that people wrote"
+    assert len(store.names("recipes")) == 1
 
 
 def test_a_cleared_approval_asks_again(airflow: Airflow, laptop: Laptop) -> None:
@@ -221,6 +227,7 @@ def test_links_and_logs_help_who_looks(airflow: Airflow, laptop: Laptop) -> None
         "Triton model": "http://127.0.0.1:8000/v2/models/killed"
     }
     assert airflow.call("GET", f"{task}/evaluate/links")["extra_links"]["Report"].endswith("/report.html")
+    assert airflow.call("GET", f"{task}/validate/links")["extra_links"]["Data page"].endswith("/data.html")
     logs = [file.read_text() for file in laptop.home.glob("logs/dag_id=killed/*/task_id=validate/attempt=1.log")]
     assert any("progress 0.500 half way" in log for log in logs), "the run that was not all cache hits"
     assert all("validate: done: " in log and "f1_macro" in log for log in logs), "what came out"

@@ -8,28 +8,28 @@ import math
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from components import finetune
-from components.finetune import tracking, train
-from regraft import pipeline, recipe
+from components.finetune import train, training_log
+from regraft import pipeline, recipe, snapshot
+from regraft.digests import sha256
 from regraft.errors import Temporary
-from regraft.step import Context
-from tests.tiny import RUN, Tiny
+from regraft.step import Context, Work
+from tests.worlds import RUN, Tiny
 
 
-def context_of(tiny: Tiny, scratch: Path, *, identity: str) -> Context:
-    """What the step would know in a try of its own."""
+def context_of(tiny: Tiny, scratch: Path, *, identity: str) -> Work:
+    """What the step would know in a try of its own; its identity is the digest of that word."""
     scratch.mkdir()
     declared, step = recipe.load(tiny.recipe), pipeline.step("finetune")
-    context = Context(
-        recipe=declared, store=tiny.store, run=RUN, step=step, scratch=scratch.absolute(), identity=identity
-    )
-    context.inputs = finetune.inputs(context)
-    tiny.store.replace(f"runs/{RUN}/recipe.yaml", tiny.recipe.read_bytes())
-    return context
+    known: dict[str, Any] = {"store": tiny.store, "run": RUN, "step": step, "scratch": scratch.absolute()}
+    known["recipe_sha256"] = snapshot.keep(tiny.store, tiny.recipe.read_bytes())
+    inputs = finetune.inputs(Context(recipe=declared, **known))
+    return Work(recipe=declared, **known, inputs=inputs, identity=sha256(identity))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -53,7 +53,7 @@ def trained(tiny: Tiny, folder: Path, *, stop_after: int | None = None) -> tuple
         context = context_of(tiny, folder.with_name(f"{folder.name}-{number}"), identity=folder.name)
         steps = 0
 
-        def progress(done: float, text: str, context: Context = context) -> None:
+        def progress(done: float, text: str, context: Work = context) -> None:
             nonlocal steps
             steps += 1
             if steps == stop_after and context.on_terminate:
@@ -61,7 +61,7 @@ def trained(tiny: Tiny, folder: Path, *, stop_after: int | None = None) -> tuple
 
         context.progress = progress  # type: ignore[method-assign]
         try:
-            with tracking.no_run() as log:
+            with training_log.no_run() as log:
                 train.train(context, log=log, home=context.scratch)
         except Temporary:
             assert not (context.out / "adapter").exists()
@@ -118,7 +118,7 @@ def test_a_training_that_dies_after_its_last_checkpoint_only_writes_its_result(w
     steps: list[str] = []
     context = context_of(world, tmp_path / "third", identity="same")  # its checkpoints are in the store
     context.progress = lambda done, text: steps.append(text)  # type: ignore[method-assign]
-    with tracking.no_run() as log:
+    with training_log.no_run() as log:
         train.train(context, log=log, home=context.scratch)
     assert not steps
     assert digests(context.out) == digests(undisturbed) == digests(again)
@@ -129,7 +129,7 @@ def test_accumulated_batches_count_by_their_mean(world: Tiny, tmp_path: Path) ->
     accumulated = world.recipe.read_text().replace("batch_size: 16", "batch_size: 4, gradient_accumulation: 4")
     world.recipe.write_text(accumulated)
     losses: list[float] = []
-    log = tracking.Log(None, "")
+    log = training_log.Log(None, "")
     log.metrics = lambda values, step: losses.extend(v for k, v in values.items() if k == "loss")  # type: ignore[method-assign]
     context = context_of(world, tmp_path / "accumulated", identity="accumulated")
     train.train(context, log=log, home=context.scratch)
@@ -143,7 +143,7 @@ def test_several_processes_stop_as_one_and_resume(world: Tiny, tmp_path: Path, m
         monkeypatch.setenv(key, value)
     without_dropout(world, tmp_path / "base")  # each process draws its own
     first = context_of(world, tmp_path / "first", identity="several")
-    prefix = "finetune/several/checkpoints"
+    prefix = f"{first.prefix}/checkpoints"
 
     def stop_at_a_checkpoint() -> None:
         while not any(world.store.manifest(f"{prefix}/{name}") for name in world.store.names(prefix)):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from regraft import pipeline, stack
-from tests.tiny import Tiny
+from regraft import pipeline, servers, stack
+from tests.worlds import Tiny
 
 POINTS = 3
 
@@ -27,13 +27,14 @@ def world(folder: Path, base: Path) -> Iterator[Tiny]:
     home = folder / ".regraft"
     folder.mkdir()
     try:
-        servers = stack.up(home=home, say=lambda _: None)
-        assert servers.mlflow
-        assert servers.triton
+        running = stack.up(home=home, say=lambda _: None)
+        assert running.mlflow
+        assert running.triton
         environment = {
-            "MLFLOW_TRACKING_URI": servers.mlflow.url,
-            "REGRAFT_TRITON_URLS": servers.triton.url.removeprefix("http://"),
+            "MLFLOW_TRACKING_URI": running.mlflow.url,
+            "REGRAFT_TRITON_URLS": running.triton.url.removeprefix("http://"),
             "REGRAFT_MODEL_REPOSITORY": str((home / "models").absolute()),
+            "REGRAFT_TRITON_TOKEN": stack.triton_token(home) or "",
             "REGRAFT_TRITONSERVER": os.environ.get("REGRAFT_TRITONSERVER", str(stack.TRITONSERVER.absolute())),
         }
         yield Tiny(folder, base, environment)
@@ -63,7 +64,7 @@ def whole(tiny: Tiny, folder: Path) -> None:
 def versions(tiny: Tiny) -> list[int]:
     """Versions that MLflow has registered."""
     url = tiny.environment["MLFLOW_TRACKING_URI"]
-    found = stack.ask(f"{url}/api/2.0/mlflow/model-versions/search?filter=name%3D%27tiny%27") or {}
+    found = servers.ask(f"{url}/api/2.0/mlflow/model-versions/search?filter=name%3D%27tiny%27") or {}
     return sorted(int(entry["version"]) for entry in found.get("model_versions", []))
 
 
@@ -93,4 +94,4 @@ def test_a_run_killed_anywhere_ends_as_an_undisturbed_one(tiny_base: Path, tmp_p
         assert [(entry.sequence, entry.version) for entry in tiny.ledger.entries()] == [(1, 1)]
         assert tiny.pointer("deploy")["state"] == "done"
         address = tiny.environment["REGRAFT_TRITON_URLS"]
-        assert stack.ask(f"http://{address}/v2/models/tiny/versions/1/ready") == {}
+        assert servers.ask(f"http://{address}/v2/models/tiny/versions/1/ready") == {}

@@ -22,7 +22,7 @@ from regraft.pipeline import RUN_FORMAT
 from regraft.step import result_of
 from regraft.store import Store
 from tests import challengers
-from tests.tiny import RUN, Tiny
+from tests.worlds import RUN, Tiny
 
 
 def at_once(recipe: str, store: str, runs: list[str]) -> dict[str, int]:
@@ -133,4 +133,4 @@ def test_twenty_promoters_leave_one_champion_the_best_of_them(
     assert all(versions[entry.model] == entry.version for entry in entries), "each has its own version"
     assert client.get_model_version_by_alias("tiny", "champion").version == str(entries[-1].version)
     assert follow.differences(client, tiny.ledger, "tiny") == []
-    assert tiny.store.names("ledger") == [f"{i + 1:08}.json" for i in range(len(entries))]
+    assert tiny.store.names("ledger") == [*(f"{i + 1:08}.json" for i in range(len(entries))), "index.json"]

@@ -5,6 +5,7 @@ It knows a cluster, images and nothing else, so it is the same on kind, on a clo
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import subprocess
@@ -133,6 +134,11 @@ class Namespace:
         given = [f"--set-file=recipes.{name}={path}" for name, path in recipes.items()]
         registry = [f"--set=images.registry={REGISTRY.rstrip('/')}", f"--set=images.tag={TAG}"]
         self.helm("install", "regraft", str(CHART), "-f", str(values), *given, *registry, "--wait", "--timeout=5m")
+
+    def secret(self, name: str) -> dict[str, str]:
+        """What a Secret holds."""
+        data = self.get("secret", name)["data"]
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
     @contextmanager
     def forwarded(self, service: str, port: int) -> Iterator[str]:

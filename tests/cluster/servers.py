@@ -53,8 +53,6 @@ def postgres() -> None:
     with (data / "pg_hba.conf").open("a") as rules:
         rules.write("host all all all scram-sha-256\n")
     server = binaries / "postgres"
-    single = [server, "--single", "-D", data, "postgres"]
-    subprocess.run(single, input=b"CREATE DATABASE mlflow_auth", check=True, stdout=subprocess.DEVNULL)
     os.execv(server, [str(server), "-D", str(data), "-h", "0.0.0.0", "-k", "/tmp"])
 
 

@@ -27,11 +27,12 @@ from examples.movie_reviews import FIRST_WEEK
 from regraft import pipeline, sources
 from regraft.ledger import Ledger
 from regraft.store import Store
-from tests import champions, tiny
+from tests import champions
 from tests.airflow.server import Airflow, until
 from tests.cluster.kubernetes import VALUES, Namespace, run
 from tests.helm.chart import CHART, ROOT
 from tests.images.containers import image
+from tests.worlds import text_classification as tiny
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,6 +45,7 @@ WEEKS = [(FIRST_WEEK + timedelta(weeks=week)).strftime(pipeline.RUN_FORMAT) for 
 STEPS = [step.name for step in pipeline.STEPS]
 ALL_DONE = dict.fromkeys(STEPS, "success")
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "only-for-tests", "AWS_DEFAULT_REGION": "us-east-1"}
+MLFLOW, LOGIN = "regraft-mlflow", ["MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"]
 ENDPOINTS = ["MLFLOW_TRACKING_URI", "REGRAFT_TRITON_URLS", "REGRAFT_MODEL_REPOSITORY", "AWS_ENDPOINT_URL"]
 
 
@@ -56,6 +58,7 @@ def settings(namespace: str) -> dict[str, Any]:
         "config_maps": {"regraft-endpoints": [*ENDPOINTS, "AWS_DEFAULT_REGION", "REGRAFT_DATA", "REGRAFT_BASE_MODEL"]},
         "secrets": {
             "regraft-store": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"],
+            MLFLOW: LOGIN,
             "regraft-triton": ["REGRAFT_TRITON_TOKEN"],
         },
         "service_account": "regraft-pipeline",
@@ -173,6 +176,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         values.write_text(VALUES)
         namespace.install(values, {NAME: recipes / f"{NAME}.yaml"})
         mlflow = stack.enter_context(namespace.forwarded("regraft-mlflow", 5000))
+        made = namespace.secret(MLFLOW)
+        for name in LOGIN:
+            variables.setenv(name, made[name])
         cluster = folder / "cluster.yaml"
         cluster.write_text(yaml.safe_dump(settings(namespace.name)))
         environment = {
@@ -214,6 +220,14 @@ def test_the_first_week_is_served_though_its_finetune_pod_was_deleted_in_the_mid
     assert "Phase:          Succeeded" in world.namespace.helm("test", "regraft")
     with world.namespace.traffic(NAME) as counted:
         assert counted()["versions"] == ["1"]
+
+
+def test_mlflow_answers_nobody_without_the_password(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowException
+
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    with pytest.raises(MlflowException, match="not authenticated"):
+        world.registered()
 
 
 @pytest.mark.fault
@@ -325,26 +339,34 @@ def test_an_upgrade_adds_a_replica_that_serves_what_the_ledger_says_and_a_rollba
 
 
 @pytest.mark.fault
-def test_an_upgrade_migrates_mlflows_database_and_gives_it_users(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlflow import MlflowException
-
-    versions = world.registered()
-    settings = ["upgradeDatabase=true", "auth.enabled=true", "auth.existingSecret=mlflow-auth"]
-    given = [f"--set=mlflow.{setting}" for setting in settings]
-    world.namespace.helm("upgrade", "regraft", str(CHART), "--reuse-values", *given, "--wait")
+def test_an_upgrade_migrates_mlflows_database_and_keeps_the_password(world: World) -> None:
+    versions, made = world.registered(), world.namespace.secret(MLFLOW)
+    world.namespace.helm(
+        "upgrade", "regraft", str(CHART), "--reuse-values", "--set=mlflow.upgradeDatabase=true", "--wait"
+    )
     assert world.namespace.get("events", "--field-selector=involvedObject.name=regraft-mlflow-upgrade")["items"]
-
-    def asks() -> bool:
-        try:
-            world.registered()
-        except MlflowException as error:
-            return "not authenticated" in str(error)
-        return False
-
-    until(asks, "MLflow asks who it is", pause=1)
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "only-for-tests")
+    assert world.namespace.secret(MLFLOW) == made
     assert world.registered() == versions
+
+
+@pytest.mark.fault
+def test_a_changed_password_holds_once_mlflow_was_started_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = world.registered()
+    changed = {"stringData": {"MLFLOW_TRACKING_PASSWORD": "only-for-tests"}}
+    world.namespace.kubectl("patch", "secret", MLFLOW, "-p", json.dumps(changed))
+    world.namespace.kubectl("rollout", "restart", "deployment/regraft-mlflow")
+    world.namespace.kubectl("rollout", "status", "deployment/regraft-mlflow", "--timeout=300s")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "only-for-tests")
+
+    def holds() -> bool:
+        from mlflow import MlflowException
+
+        try:
+            return world.registered() == versions
+        except MlflowException:  # the old pod is still forwarded to
+            return False
+
+    until(holds, "the new password is taken", pause=1)
 
 
 def test_nothing_is_left_when_it_is_uninstalled(world: World) -> None:

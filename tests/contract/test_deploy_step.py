@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from components.deploy import replica, serve
+from regraft import snapshot
 from regraft.errors import Exit
 from regraft.ledger import Ledger
 from regraft.pipeline import run_time
@@ -31,7 +32,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     recipe = champions.load_recipe(champions.recipe_file(tmp_path, champions.base(tmp_path / "base")))
     store = Store(str(tmp_path / "store"), recipe.name)
     champions.hand_over(store, recipe, tmp_path, 1)
-    store.replace(f"runs/{champions.RUN}/recipe.yaml", (tmp_path / "recipe.yaml").read_bytes())
+    pointer = {"recipe_sha256": snapshot.keep(store, (tmp_path / "recipe.yaml").read_bytes())}
+    store.replace(f"runs/{champions.RUN}/finetune.json", json.dumps(pointer).encode())
     (tmp_path / "models").mkdir()
     (tmp_path / "scratch").mkdir()
     with serve.running(repository=tmp_path / "models", log=tmp_path / "triton.log") as server:
@@ -117,6 +119,7 @@ def test_a_first_champion_that_cannot_be_served_never_was_one_and_is_tried_again
         assert code == Exit.REFUSED
         assert "is too slow" in errors
         assert "it did not become champion, and nothing is served" in errors
+        assert pointer(place)["refused_by"] == "rollout"
         assert (ready(), ledger_of(place).entries()) == (set(), [])
         assert not (place / "models" / "tiny").exists()
         assert follow(place)[0] == Exit.DONE, "nothing should be served, and nothing is"
@@ -124,6 +127,14 @@ def test_a_first_champion_that_cannot_be_served_never_was_one_and_is_tried_again
     assert deploy(place)[0] == Exit.DONE
     (entry,) = ledger_of(place).entries()
     assert (entry.kind, entry.version, entry.reason, ready()) == ("promote", 1, "test", {1})
+
+
+def test_the_entry_of_a_first_champion_names_who_approved_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, store = champions.load_recipe(place / "recipe.yaml"), Store(str(place / "store"), "tiny")
+    champions.hand_over(store, recipe, place, 1, approved_by="ana")
+    monkeypatch.setenv("REGRAFT_WHO", "pod deploy-1")
+    assert deploy(place)[0] == Exit.DONE
+    assert [entry.who for entry in ledger_of(place).entries()] == ["pod deploy-1, approved by ana"]
 
 
 def test_a_second_champion_that_was_taken_back_is_tried_again_when_the_recipe_is_mended(place: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from regraft.gate import Verdict
-from tests.tiny import LATER, RUN, Tiny, rows
+from tests.worlds import LATER, RUN, Tiny
+from tests.worlds.text_classification import rows
 
 
 def verdict_of(tiny: Tiny, run: str = RUN) -> Verdict:
@@ -63,19 +64,21 @@ def test_a_worse_challenger_is_refused_with_the_reason(tiny: Tiny) -> None:
     code, output = tiny.step("evaluate", run=LATER)
     assert code == 10, output
     assert "evaluate: refused: Reject: f1_macro" in output
+    assert tiny.pointer("evaluate", LATER)["refused_by"] == "gate"
     assert "The champion stays" in output
     assert tiny.step("promote", run=LATER)[0] == 10, "and promote does nothing"
     assert len(tiny.ledger.entries()) == 1
 
 
-def test_rows_that_the_champion_was_trained_on_do_not_count(tiny: Tiny) -> None:
-    """The champion of another split: what is holdout now was training data then."""
+def test_inputs_that_the_champion_was_trained_on_do_not_count_whatever_their_label_is_now(tiny: Tiny) -> None:
+    """The champion of another split: what is holdout now was training data then; and some rows are relabelled."""
     make_champion(tiny)
     trained_on = tiny.result("finetune")
     digests = pq.read_table(
         tiny.store.path(f"finetune/{trained_on.identity}/{trained_on.attempt}/train_digests.parquet")
-    )["digest"].to_pylist()
+    )["input"].to_pylist()
     tiny.recipe.write_text(tiny.recipe.read_text().replace("holdout: 0.3", "holdout: 0.6"))
+    tiny.put(rows(400, wrong=0.2))
     tiny.through("validate", "finetune", run=LATER)
     tiny.step("evaluate", run=LATER)
     data = tiny.result("validate", LATER)

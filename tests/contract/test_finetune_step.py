@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 import yaml
 from safetensors import safe_open
 
 from components.finetune.train import order
-from regraft import recipe, tasks
+from regraft import encoders, recipe, tasks
 from regraft.parts import Training
-from tests.tiny import LATER, Tiny, rows
+from tests.worlds import LATER, RUN, Tiny
+from tests.worlds.text_classification import rows
 
 
 def test_it_puts_out_an_adapter_a_tokenizer_a_label_map_and_a_card(tiny: Tiny) -> None:
@@ -46,9 +49,9 @@ def test_the_head_is_saved_with_the_adapter_and_the_model_has_learned(tiny: Tiny
     declared = recipe.load(tiny.recipe)
     task = tasks.of(declared.task)
     fresh = rows(200, seed=99)
-    answers = task.probabilities(task.load(declared, folder, tmp_path / "base"), [row["text"] for row in fresh])
+    answers = task.logits(task.load(declared, folder, tmp_path / "base"), [row["text"] for row in fresh])
     labels = [declared.data.labels.index(row["label"]) for row in fresh]
-    assert task.metrics(labels, answers)["accuracy"] > 0.8
+    assert task.scored(labels, answers)["accuracy"] > 0.65, "by chance it is 0.5, give or take 0.035"
 
 
 def test_mlflow_has_parameters_and_the_curves_of_loss_and_learning_rate(tiny: Tiny) -> None:
@@ -80,10 +83,10 @@ def test_an_unknown_base_model_is_one_clear_error(tiny: Tiny) -> None:
 
 
 def test_the_adapter_names_its_base_as_the_recipe_does_and_is_saved_without_asking_the_hub(tiny: Tiny) -> None:
-    named = "${OUR_BASE:-package://our_models/base}"
+    named = "${REGRAFT_BASE_MODEL:-package://our_models/base}"
     tiny.declare(epochs=1)
     tiny.recipe.write_text(tiny.recipe.read_text().replace(str(tiny.base), f'"{named}"'))
-    code, output = tiny.step("finetune", OUR_BASE=str(tiny.base))
+    code, output = tiny.step("finetune", REGRAFT_BASE_MODEL=str(tiny.base))
     assert code == 0, output
     assert "Could not find a config file" not in output  # PEFT, which looks for the base under the name that it has
     manifest = tiny.result("finetune")
@@ -113,14 +116,59 @@ def test_a_warm_start_begins_with_the_champions_weights(tiny: Tiny) -> None:
         evaluation=evaluation.identity,
         reason="first",
     )
-    cold = json.loads(_training(tiny, model.identity))[0]["eval_f1_macro"]
-    tiny.recipe.write_text(tiny.recipe.read_text().replace("precision: fp32", "precision: fp32, warm_start: true"))
+    text = tiny.recipe.read_text().replace("precision: fp32", "precision: fp32, warm_start: true", 1)
+    assert "learning_rate: 1e-2" in text
+    tiny.recipe.write_text(text.replace("learning_rate: 1e-2", "learning_rate: 1e-12"))  # it stays where it begins
     tiny.through("validate", "finetune", run=LATER)
     manifest = tiny.result("finetune", LATER)
     assert manifest.inputs["warm_start"] == model.identity
-    assert json.loads(_training(tiny, manifest.identity))[0]["eval_f1_macro"] > cold + 0.2, (
-        "it begins where a fresh one does"
-    )
+    begun = json.loads(_training(tiny, manifest.identity))[0]["eval_f1_macro"]
+    assert begun == pytest.approx(model.metrics["dev"]["f1_macro"], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("now", "named"),
+    [
+        ("r: 4, alpha: 64", "adapter.alpha"),
+        ("r: 4, rank_stabilized: true", "adapter.rank_stabilized"),
+        ("r: 4, top_layers: 1", "adapter.top_layers"),
+    ],
+)
+def test_a_warm_start_from_another_kind_of_adapter_is_refused_and_named(tiny: Tiny, now: str, named: str) -> None:
+    evaluation, model = tiny.result("evaluate"), tiny.result("finetune")
+    about = {"model": model.identity, "run": RUN, "evaluation": evaluation.identity}
+    tiny.ledger.append(None, kind="promote", version=1, reason="first", **about)
+    declared = tiny.recipe.read_text().replace("precision: fp32", "precision: fp32, warm_start: true", 1)
+    tiny.recipe.write_text(declared.replace("adapter: {r: 4}", f"adapter: {{{now}}}"))
+    tiny.through("validate", run=LATER)
+    code, said = tiny.step("finetune", run=LATER)
+    assert code == 20, said
+    assert re.search(rf"the champion's adapter has another .*{named}", said)
+    assert "set warm_start: false" in said
+
+
+@pytest.mark.parametrize("kind", ["dora: true", "rank_stabilized: true"])
+def test_each_kind_of_lora_is_merged_to_what_it_learned(tiny: Tiny, tmp_path: Path, kind: str) -> None:
+    tiny.recipe.write_text(tiny.recipe.read_text().replace("adapter: {r: 4}", f"adapter: {{r: 4, {kind}}}"))
+    declared, labels = recipe.load(tiny.recipe), ["negative", "positive"]
+    model, tokenizer = encoders.for_training(declared, tmp_path, head="SequenceClassification", outputs=labels)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        for name, learned in model.named_parameters():
+            if "lora_" in name:  # also the lengths of DoRA
+                learned.add_(torch.randn_like(learned) * 0.3)
+    model.save_pretrained(str(tmp_path / "model" / "adapter"))
+    tokenizer.save_pretrained(str(tmp_path / "model" / "tokenizer"))
+    merged = encoders.load(declared, tmp_path / "model", tmp_path, head="SequenceClassification", outputs=labels).model
+    batch = tokenizer(["a good film", "a dull one"], return_tensors="pt", padding=True)
+    with torch.no_grad():
+        learned, alike = model.eval()(**batch).logits, merged(**batch).logits
+        with model.disable_adapter():
+            base = model(**batch).logits
+    assert torch.allclose(learned, alike, atol=1e-5)
+    assert (learned - base).abs().max() > 100 * (learned - alike).abs().max()
+    config = model.peft_config["default"]
+    assert (config.use_dora, config.use_rslora) == (kind.startswith("dora"), kind.startswith("rank"))
 
 
 def _training(tiny: Tiny, identity: str) -> str:

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from regraft import tracking
 from regraft.errors import BadInput, Exit, Temporary
-from tests.tiny import Tiny
+from tests.worlds import RUN, Tiny
 
 pytestmark = pytest.mark.slow
 
@@ -54,11 +54,11 @@ def served(folder: Path, *options: str) -> Iterator[str]:
 def test_an_experiment_that_somebody_deleted_is_restored(tiny: Tiny, client: Any) -> None:
     identity = tiny.result("finetune").identity
     experiment = client.get_experiment_by_name("tiny").experiment_id
-    run = tracking.run_of(client, "tiny", identity)
+    run = tracking.run_of(client, "tiny", identity, RUN)
     client.delete_experiment(experiment)
-    tracking.ready(client, "tiny")
+    tracking.prepare(client, "tiny", "f1_macro")
     assert client.get_experiment(experiment).lifecycle_stage == "active"
-    assert tracking.run_of(client, "tiny", identity) == run
+    assert tracking.run_of(client, "tiny", identity, RUN) == run
 
 
 def test_the_name_of_a_prompt_is_refused_before_training_and_gets_no_version(tiny: Tiny, client: Any) -> None:
@@ -96,7 +96,7 @@ def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect
 
 def refused(client: Any) -> str:
     with pytest.raises(BadInput) as raised:
-        tracking.ready(client, "tiny")
+        tracking.prepare(client, "tiny", "f1_macro")
     assert "--serve-artifacts" in str(raised.value.next)
     return str(raised.value)
 
@@ -126,7 +126,7 @@ def test_artifacts_that_cannot_be_sent_from_here_are_refused_before_the_work(
 
 def test_a_folder_of_a_server_on_this_machine_will_do(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     client = connect(None)
-    tracking.ready(client, "tiny")
+    tracking.prepare(client, "tiny", "f1_macro")
     monkeypatch.setattr("regraft.settings.mlflow", lambda: "http://mlflow.example:5000")
     assert "a folder on the server's machine, mlflow.example" in refused(client)
 
@@ -139,4 +139,4 @@ def test_artifacts_whose_server_is_away_may_come_back(client: Any, monkeypatch: 
 
     monkeypatch.setattr(MlflowArtifactsRepository, "list_artifacts", away)
     with pytest.raises(Temporary, match="503"):
-        tracking.ready(client, "tiny")
+        tracking.prepare(client, "tiny", "f1_macro")

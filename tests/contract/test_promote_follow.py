@@ -13,10 +13,8 @@ from regraft import tracking
 from regraft.errors import Exit, RegraftError, Temporary
 from regraft.ledger import Ledger
 from tests import challengers
-from tests.contract.test_promote_step import Promote, aliases, champion, followed, promote, tags
-from tests.tiny import LATER, Tiny
-
-__all__ = ["promote"]
+from tests.contract.promoting import Promote, aliases, champion, followed, tags
+from tests.worlds import LATER, Tiny
 
 
 def test_follow_names_and_mends_what_somebody_changed_in_mlflow(tiny: Tiny, client: Any) -> None:
@@ -72,15 +70,17 @@ def test_deploy_makes_the_aliases_follow_what_it_wrote_into_the_ledger(
     assert promote(LATER) == Exit.DONE
     entry = tiny.served(LATER)
     assert aliases(client) == {"challenger": 1}
-    alias.follow("tiny", tiny.ledger)
+    alias.update("tiny", tiny.ledger)
     assert aliases(client) == {"champion": 1}
     assert follow.differences(client, tiny.ledger, "tiny") == [], "the tags are those that promote gave it"
+    assert "entry 1 of the ledger" in client.get_registered_model("tiny").description
     tiny.ledger.again(entry, entry, kind="withdraw", reason="test")
-    alias.follow("tiny", tiny.ledger)
+    alias.update("tiny", tiny.ledger)
     assert aliases(client) == {}
+    assert "There is none any more: entry 2" in client.get_registered_model("tiny").description
     assert capsys.readouterr().err.count("alias champion was not set") == 0
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    alias.follow("tiny", tiny.ledger)
+    alias.update("tiny", tiny.ledger)
     assert "MLflow's alias champion was not set" in capsys.readouterr().err, "a server that is away stops no rollout"
 
 
@@ -89,7 +89,7 @@ def test_follow_never_says_of_another_model_that_it_is_the_champion(tiny: Tiny, 
     client.delete_registered_model("tiny")
     assert followed(tiny)[1]["differences"] == ["MLflow has no registered model tiny"]
     other = challengers.make(tiny, "other", run=LATER, right=0.5)
-    run_id = tracking.run_of(client, "tiny", other.identity)
+    run_id = tracking.run_of(client, "tiny", other.identity, LATER)
     client.create_registered_model("tiny")
     client.create_model_version("tiny", source=f"runs:/{run_id}/model", run_id=run_id)
     with pytest.raises(RegraftError, match="version 1 in MLflow is another model"):

@@ -3,100 +3,21 @@
 from __future__ import annotations
 
 import io
-import json
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-import components.promote as step_promote
 from components.promote import follow, package
-from regraft import pipeline, recipe, step, summary, tasks, tracking
+from regraft import recipe, summary, tasks, tracking
 from regraft.errors import Exit
 from regraft.gate import Verdict
 from regraft.ledger import Entry, Ledger
 from tests import challengers
-from tests.tiny import LATER, RUN, Tiny
-
-Promote = Callable[..., Exit]
-
-
-@pytest.fixture
-def promote(tiny: Tiny, client: Any) -> Iterator[Promote]:
-    """Runs the step in this process, which spares the imports, and gives its exit code."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def run(run: str = RUN) -> Exit:
-        functions = step_promote.inputs, step_promote.work, step_promote.verify
-        return step._run(pipeline.step("promote"), tiny.recipe, tiny.store.url, run, *functions)
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def patched(tiny: Tiny, patch: str, *, run: str = RUN) -> tuple[int, str]:
-    """Exit code and output of the step as a process in which `patch` was executed first."""
-    code = f"import os, runpy, signal\n{patch}\nrunpy.run_module('components.promote', run_name='__main__')"
-    command = [sys.executable, "-c", code, "--recipe", str(tiny.recipe), "--store", tiny.store.url, "--run", run]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
-    return done.returncode, done.stdout
-
-
-def followed(tiny: Tiny, *more: str) -> tuple[int, dict[str, Any]]:
-    command = [sys.executable, "-m", "components.promote.follow", "--recipe", str(tiny.recipe), *more]
-    done = subprocess.run([*command, "--store", tiny.store.url], capture_output=True, text=True, timeout=300)
-    return done.returncode, json.loads(done.stdout) if done.stdout else {"error": done.stderr}
-
-
-def aliases(client: Any) -> dict[str, int]:
-    return {alias: int(version) for alias, version in client.get_registered_model("tiny").aliases.items()}
-
-
-def versions(client: Any) -> list[int]:
-    return sorted(int(version.version) for version in client.search_model_versions("name = 'tiny'"))
-
-
-def tags(client: Any, version: int) -> dict[str, str]:
-    return dict(client.get_model_version("tiny", str(version)).tags)
-
-
-def champion(tiny: Tiny, client: Any, name: str, right: float, run: str) -> Entry:
-    """Makes a challenger made by hand champion, in the ledger and in MLflow, as promote would."""
-    model = challengers.make(tiny, name, run=run, right=right, opponent=None)
-    run_id = tracking.run_of(client, "tiny", model.identity)
-    if "tiny" not in {registered.name for registered in client.search_registered_models()}:
-        client.create_registered_model("tiny")
-    evaluation = tiny.pointer("evaluate", run)["identity"]
-    about = {tracking.IDENTITY_TAG: model.identity, "regraft.verdict": "promote", "regraft.evaluation": evaluation}
-    (logged,) = client.search_logged_models(
-        [client.get_run(run_id).info.experiment_id],
-        filter_string=f"tags.`{tracking.IDENTITY_TAG}` = '{model.identity}'",
-    )
-    source = f"models:/{logged.model_id}"
-    made = client.create_model_version("tiny", source=source, run_id=run_id, model_id=logged.model_id, tags=about)
-    client.set_registered_model_alias("tiny", "champion", made.version)
-    return tiny.ledger.append(
-        tiny.ledger.head(),
-        kind="promote",
-        version=int(made.version),
-        model=model.identity,
-        run=run,
-        evaluation=evaluation,
-        reason=f"test: {name}",
-    )
-
-
-def roll_back(tiny: Tiny) -> Entry:
-    previous = tiny.ledger.previous()
-    assert previous is not None
-    told = previous.model_dump(include={"version", "model", "run", "evaluation"})
-    return tiny.ledger.append(tiny.ledger.head(), kind="rollback", reason="test", **told)
+from tests.contract.promoting import Promote, aliases, champion, followed, patched, roll_back, tags, versions
+from tests.worlds import LATER, Tiny
 
 
 @pytest.mark.slow
@@ -175,6 +96,7 @@ def test_killed_anywhere_and_repeated_it_leaves_one_version_one_entry_and_the_al
         "get_registered_model",
         "get_model_version",
         "delete_registered_model_alias",
+        "update_registered_model",
     ],
 )
 def test_whatever_mlflow_call_fails_it_is_temporary_and_a_repeat_ends_it(
@@ -191,7 +113,7 @@ def test_whatever_mlflow_call_fails_it_is_temporary_and_a_repeat_ends_it(
     with monkeypatch.context() as broken:
         broken.setattr(type(client), call, away)
         assert promote(LATER) == Exit.TEMPORARY
-        if call in ("get_model_version", "delete_registered_model_alias"):
+        if call in ("get_model_version", "delete_registered_model_alias", "update_registered_model"):
             assert len(tiny.ledger.entries()) == 2, "the ledger had it already"
     assert promote(LATER) == Exit.DONE
     assert versions(client) == [1, 2]
@@ -247,7 +169,7 @@ def test_a_lost_race_is_refused_and_registers_nothing(
     assert tiny.ledger.head() == head
     assert versions(client) == [1]
     result = tiny.result("promote", LATER)
-    assert result.metrics == {"version": None, "champion": head.model}
+    assert (result.metrics, result.refused_by) == ({"version": None, "champion": head.model}, "gate")
     verdict = Verdict.model_validate(tiny.store.read_json(f"promote/{result.identity}/{result.attempt}/verdict.json"))
     assert verdict.verdict == "reject"
     assert verdict.champion is not None
@@ -280,7 +202,7 @@ def test_a_registered_version_that_loses_says_so_and_is_no_challenger(
     assert promote(LATER) == Exit.REFUSED
     assert [entry.version for entry in tiny.ledger.entries()] == [1, 3]
     assert tags(client, 2)["regraft.verdict"] == "reject"
-    assert client.get_model_version("tiny", "2").description.startswith("Reject")
+    assert client.get_model_version("tiny", "2").description.startswith("Reject: ")
     assert aliases(client) == {"champion": 3}
 
 
@@ -343,31 +265,6 @@ def test_a_rollback_stands_when_the_run_is_repeated(
     assert tiny.ledger.head() == rolled
     assert len(tiny.ledger.entries()) == 3
     assert aliases(client) == {"champion": first.version}
-
-
-def test_with_approval_it_registers_and_waits_until_somebody_promotes_it(
-    tiny: Tiny, client: Any, promote: Promote, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tiny.declare(more="promotion: approval")
-    model = challengers.make(tiny, "a", run=LATER, right=0.6)
-    assert promote(LATER) == Exit.REFUSED
-    assert "waiting for approval: regraft promote tiny --version 1" in capsys.readouterr().err
-    assert tiny.ledger.entries() == []
-    assert aliases(client) == {"challenger": 1}
-    assert promote(LATER) == Exit.REFUSED
-    assert versions(client) == [1]
-    tiny.ledger.append(
-        None,
-        kind="promote",
-        version=1,
-        model=model.identity,
-        run=LATER,
-        evaluation=tiny.pointer("evaluate", LATER)["identity"],
-        reason="approved by hand",
-    )
-    assert promote(LATER) == Exit.DONE
-    assert aliases(client) == {"champion": 1}
-    assert [entry.reason for entry in tiny.ledger.entries()] == ["approved by hand"]
 
 
 def test_a_registry_that_counts_anew_never_gives_a_number_twice(

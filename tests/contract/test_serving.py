@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import pytest
 
 from components.deploy import replica, serve
@@ -31,14 +33,19 @@ def test_an_answer_is_the_same_alone_in_a_batch_and_beside_long_neighbours(way: 
     texts = champions.TEXTS[:24]
     with (
         serve.running(repository=tmp_path / "models", log=tmp_path / "triton.log") as server,
-        replica.calling(server.address, recipe.name, 1) as ask,
+        replica.calling(server.address, recipe, 1) as ask,
     ):
-        alone = np.concatenate([ask([text])[1] for text in texts])
-        together = ask(texts)[1]
-        beside_long = np.concatenate([ask([*LONG[:4], text, *LONG[4:]])[1][4:5] for text in texts])
-        backwards = ask([*LONG, *texts[::-1]])[1][len(LONG) :][::-1]
+
+        def said(*asked: str) -> npt.NDArray[np.float32]:
+            return np.asarray(ask(pa.table({"text": asked}))[0].probabilities)
+
+        alone = np.concatenate([said(text) for text in texts])
+        together = said(*texts)
+        beside_long = np.concatenate([said(*LONG[:4], text, *LONG[4:])[4:5] for text in texts])
+        backwards = said(*LONG, *texts[::-1])[len(LONG) :][::-1]
     assert np.ptp(alone) > 0.1, "all answers are alike, so this test shows nothing"
     for others in (together, beside_long, backwards):
         np.testing.assert_allclose(others, alone, rtol=0, atol=1e-4 if precision == "fp32" else 2e-3)
     if precision == "fp32":  # random weights amplify bf16's rounding, also in torch
-        np.testing.assert_allclose(alone, tasks.of(recipe.task).probabilities(classifier, texts), rtol=0, atol=1e-4)
+        offline = tasks.of(recipe.task).answers(classifier, pa.table({"text": texts}))
+        np.testing.assert_allclose(alone, np.stack(offline.columns, axis=1), rtol=0, atol=1e-4)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 import urllib3
 from hypothesis import HealthCheck, example, given, settings
@@ -57,13 +58,13 @@ class Served:
     def alone(self, text: str) -> npt.NDArray[np.float32]:
         """Probabilities of a text that is alone in its request."""
         if text not in self.known:
-            self.known[text] = self.caller([text])[1][0]
+            self.known[text] = self.caller(pa.table({"text": [text]}))[0].probabilities[0]
         return self.known[text]
 
     def lives(self) -> None:
         """Fails unless the server is ready and answers a good request as it did at first."""
         assert self.pool.request("GET", "/v2/health/ready").status == 200
-        again = self.caller(ONE)[1][0]
+        again = self.caller(pa.table({"text": ONE}))[0].probabilities[0]
         np.testing.assert_allclose(again, self.alone(ONE[0]), rtol=0, atol=self.tolerance)
 
     def check(self, answer: urllib3.BaseHTTPResponse, texts: Sequence[str]) -> None:
@@ -113,7 +114,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     champions.repository(folder, recipe, precision)
     with (
         serve.running(repository=folder / "models", log=folder / "triton.log") as server,
-        replica.calling(server.address, recipe.name, 1) as caller,
+        replica.calling(server.address, recipe, 1) as caller,
         urllib3.HTTPConnectionPool("127.0.0.1", server.ports.http, maxsize=8, block=True, retries=False) as pool,
     ):
         yield Served(pool, caller, 1e-4 if precision == "fp32" else 2e-3)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from regraft import pipeline, processor, recipe
+from regraft import pipeline, processor, recipe, snapshot
 from regraft.step import Context
 from regraft.store import Store
 from tests.unit.test_recipe import MINIMAL
@@ -39,6 +42,8 @@ def work(context):
         time.sleep(60)
     if mode == "bug":
         raise KeyError("oops")
+    if mode == "reads":
+        context.recipe.gates.metric
     if mode == "temporary":
         raise Temporary("the server is away", next="wait")
     if mode == "memory":
@@ -52,7 +57,8 @@ def work(context):
     context.progress(0.5, "half")
     with (marks / "worked").open("a") as file:
         file.write("x")
-    return Outcome(metrics={"n": 1}, views=("report.html",), refused="too few rows" if mode == "refuse" else None)
+    refused = {"refused": "too few rows", "refused_by": "contract"} if mode == "refuse" else {}
+    return Outcome(metrics={"n": 1}, views=("report.html",), **refused)
 
 main(os.environ.get("STEP", "validate"), inputs=inputs if os.environ.get("STEP") != "finetune" else
      lambda context: {"train": context.result("validate").outputs["a.txt"].sha256}, work=work)
@@ -89,6 +95,12 @@ class Laptop:
 
     def pointer(self, step: str = "validate", run: str = RUN) -> dict[str, object]:
         return dict(self.store.read_json(f"runs/{run}/{step}.json"))
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -155,6 +167,54 @@ def test_a_cached_result_of_another_kind_of_processor_is_used_and_that_is_said(l
     assert "another kind" not in laptop.step()[1]
 
 
+def test_a_recipe_in_the_store_is_never_replaced_and_each_result_names_its_own(laptop: Laptop) -> None:
+    texts = [MINIMAL, MINIMAL + "training: {epochs: 2}\n"]
+    digests = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+    for step, text in zip(("validate", "finetune"), texts, strict=True):
+        (laptop.folder / "recipe.yaml").write_text(text)
+        assert laptop.step(STEP=step)[0] == 0
+    assert laptop.store.names("recipes") == sorted(f"{digest}.yaml" for digest in digests)
+    for step, text, digest in zip(("validate", "finetune"), texts, digests, strict=True):
+        pointer = laptop.pointer(step)
+        manifest = laptop.store.manifest(f"{step}/{pointer['identity']}")
+        assert manifest is not None
+        assert pointer["recipe_sha256"] == manifest.recipe_sha256 == digest
+        assert laptop.store.read(f"recipes/{digest}.yaml").decode() == text
+    assert snapshot.of_run(laptop.store, RUN).training.epochs == 2, "of the last step"
+
+
+def test_a_cached_step_names_the_recipe_that_it_was_asked_with_and_its_result_the_one_that_made_it(
+    laptop: Laptop,
+) -> None:
+    assert laptop.step()[0] == 0
+    first = laptop.pointer()
+    (laptop.folder / "recipe.yaml").write_text(MINIMAL + "# a note\n")
+    assert laptop.step()[0] == 0
+    again = laptop.pointer()
+    manifest = laptop.store.manifest(f"validate/{again['identity']}")
+    assert manifest is not None
+    assert (again["cached"], again["identity"]) == (True, first["identity"])
+    assert again["recipe_sha256"] != first["recipe_sha256"] == manifest.recipe_sha256
+
+
+def test_a_failure_names_its_recipe_too(laptop: Laptop) -> None:
+    laptop.step(MODE="temporary")
+    assert laptop.store.names("recipes") == [f"{laptop.pointer()['recipe_sha256']}.yaml"]
+
+
+def test_a_run_whose_first_step_was_killed_is_seen(laptop: Laptop) -> None:
+    process = laptop.start(MODE="sleep")
+    wait_until((laptop.folder / "working").exists)
+    assert laptop.pointer()["state"] == "begun"
+    process.kill()
+    process.communicate()
+    status = [str(Path(sys.executable).with_name("regraft")), "status", "--store", "store"]
+    shown = subprocess.run([*status, "reviews"], cwd=laptop.folder, capture_output=True, text=True)
+    assert "Not finished: validate is at work, or was killed" in shown.stdout, shown.stderr
+    line = json.loads(subprocess.check_output([*status, "--json"], cwd=laptop.folder))[0]
+    assert (line["run"], line["steps"]["validate"], line["steps"]["finetune"]) == (RUN, "begun", "not run")
+
+
 def test_other_inputs_are_another_identity(laptop: Laptop) -> None:
     laptop.step()
     first = laptop.pointer()["identity"]
@@ -168,6 +228,8 @@ def test_a_refusal_is_a_complete_result_and_repeats_itself_from_the_cache(laptop
         code, stderr = laptop.step(MODE="refuse")
         assert code == 10
         assert "refused: too few rows" in stderr
+        pointer = laptop.pointer()
+        assert (pointer["state"], pointer["refused"], pointer["refused_by"]) == ("refused", "too few rows", "contract")
     assert laptop.times_worked == 1
     code, stderr = laptop.step(STEP="finetune")
     assert code == 10
@@ -185,6 +247,7 @@ def test_a_step_whose_input_is_missing_says_what_to_run(laptop: Laptop) -> None:
     ("mode", "exit_code", "says"),
     [
         ("bug", 1, "a bug in regraft: KeyError: 'oops'"),
+        ("reads", 1, "a bug in regraft: NotDeclared: step validate reads gates, which regraft/pipeline.py does not"),
         ("temporary", 75, "the server is away"),
         ("memory", 75, "raise resources.validate.memory"),
     ],
@@ -219,9 +282,7 @@ def test_a_read_only_store_is_one_clear_error(laptop: Laptop) -> None:
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_step_as_temporary(laptop: Laptop, sent: signal.Signals) -> None:
     process = laptop.start(MODE="sleep")
-    deadline = time.monotonic() + 30
-    while not (laptop.folder / "working").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until((laptop.folder / "working").exists)
     process.send_signal(sent)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 75
@@ -234,8 +295,10 @@ def test_killed_while_publishing_nothing_is_visible_and_the_rerun_cleans_up(lapt
     assert laptop.step(MODE="die while publishing")[0] == -signal.SIGKILL
     (identity,) = laptop.store.names("validate")
     assert laptop.store.manifest(f"validate/{identity}") is None
-    assert not laptop.store.exists(f"runs/{RUN}/validate.json")
+    assert laptop.pointer()["state"] == "begun"
+    assert "validate has not ended in run" in laptop.step(STEP="finetune")[1]
     assert laptop.step()[0] == 0
+    assert laptop.pointer()["state"] == "done"
     names = laptop.store.names(f"validate/{identity}")
     assert len([n for n in names if n.startswith("attempt-")]) == 1
 

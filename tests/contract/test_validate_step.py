@@ -42,6 +42,23 @@ def test_good_data_is_frozen_with_everything_that_later_steps_read(laptop: Lapto
         assert row["slice.channel"] == source[row["text"]]["channel"]
 
 
+def test_one_input_with_two_labels_is_two_rows_of_one_digest_in_one_split(laptop: Laptop) -> None:
+    found = reviews(400)
+    other = {"negative": "positive", "positive": "negative"}[found[0]["label"]]
+    laptop.write("a.parquet", [*found, {**found[0], "label": other}, found[0]])
+    assert laptop.run() == Exit.DONE
+    assert laptop.read("validation.json")["rows"]["duplicates"] == 1
+    splits = {name: laptop.read(f"{name}.parquet") for name in ("train", "dev", "holdout")}
+    twins = [
+        (n, row["label"], row["digest"])
+        for n, rows in splits.items()
+        for row in rows
+        if row["text"] == found[0]["text"]
+    ]
+    assert sorted(label for _, label, _ in twins) == [0, 1]
+    assert len({(split, digest) for split, _, digest in twins}) == 1
+
+
 def test_great_expectations_shows_each_check_and_what_was_found(laptop: Laptop) -> None:
     laptop.write("a.parquet", [*reviews(400), *reviews(100)])
     assert laptop.run() == Exit.DONE
@@ -136,7 +153,7 @@ def test_data_is_compared_with_what_the_champion_was_trained_on(laptop: Laptop) 
     assert laptop.run() == Exit.DONE
     assert "word_drift" not in laptop.checks()
     Ledger(laptop.store).append(
-        None, kind="promote", version=1, model="m", run=RUN, evaluation="e", reason="the first", who="test"
+        None, kind="promote", version=1, model="1" * 64, run=RUN, evaluation="e" * 64, reason="the first", who="test"
     )
     later = "2026-12-01T03-00"
     foreign = [
@@ -200,7 +217,8 @@ def test_data_that_breaks_the_contract_is_refused_with_the_reason(
     assert complaint in (manifest.refused or "")
     assert {"validation.json", "train.parquet"} <= set(manifest.outputs)
     assert "data_docs/index.html" in manifest.views
-    assert laptop.store.read_json(f"runs/{RUN}/validate.json")["state"] == "refused"
+    pointer = laptop.store.read_json(f"runs/{RUN}/validate.json")
+    assert (pointer["state"], pointer["refused_by"], manifest.refused_by) == ("refused", "contract", "contract")
 
 
 def test_stale_data_is_refused_by_the_time_of_the_run_not_by_the_clock(laptop: Laptop) -> None:
@@ -216,13 +234,13 @@ def test_stale_data_is_refused_by_the_time_of_the_run_not_by_the_clock(laptop: L
 
 
 CHECK = contract.Check(name="rows", key="k", severity="critical", observed=3.0, min=4.0, rule="four rows", sentence="3")
-SAMPLE = pa.table({"text": ["a", "b"], "label": [0, 1], "digest": ["0" * 64, "1" * 64]})
+SAMPLE = pa.table({"text": ["a", "b"], "label": ["no", "yes"], "digest": ["0" * 64, "1" * 64]})
 
 
 def test_great_expectations_says_the_same_in_a_process_of_its_own(tmp_path: Path) -> None:
     with contract.judge() as judged:
-        found = judged([CHECK], SAMPLE, ("no", "yes"), tmp_path / "one")
-    assert found == contract.judged([CHECK], SAMPLE, ("no", "yes"), tmp_path / "other")
+        found = judged([CHECK], SAMPLE, {"label": ("no", "yes")}, tmp_path / "one")
+    assert found == contract.judged([CHECK], SAMPLE, {"label": ("no", "yes")}, tmp_path / "other")
     assert [check.passed for check in found] == [False, True]
     assert (tmp_path / "one/index.html").exists()
 
@@ -231,7 +249,7 @@ def test_that_process_killed_means_out_of_memory_and_broken_a_bug(tmp_path: Path
     with contract.judge() as judged:
         multiprocessing.active_children()[0].kill()
         with pytest.raises(MemoryError):
-            judged([CHECK], SAMPLE, ("no", "yes"), tmp_path)
+            judged([CHECK], SAMPLE, {"label": ("no", "yes")}, tmp_path)
     with contract.judge() as judged, pytest.raises(RuntimeError, match="ended with 1"):
-        judged([CHECK], SAMPLE.drop_columns("label"), ("no", "yes"), tmp_path)
+        judged([CHECK], None, {"label": ("no", "yes")}, tmp_path)
     assert not multiprocessing.active_children()

@@ -15,8 +15,9 @@ import yaml
 from components.validate import inputs, work
 from regraft import pipeline
 from regraft.errors import Exit
+from regraft.manifest import Manifest
 from regraft.step import _run
-from regraft.store import Manifest, Store
+from regraft.store import Store
 
 RUN = "2026-11-24T03-00"
 WORDS = ["film", *("".join(pair) for pair in itertools.product(["pla", "mo", "sce", "ac", "di"], "bdfgklmnprstvz"))]

@@ -15,7 +15,7 @@ from regraft import stack
 from regraft.runners import local
 from tests.airflow.server import Airflow
 from tests.kubeflow.test_served import Silent
-from tests.tiny import RUN, Tiny, identities
+from tests.worlds import RUN, Tiny, identities
 
 pytestmark = pytest.mark.slow
 
@@ -36,11 +36,11 @@ def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
         stack.down(home=home, say=print)
 
 
+@pytest.mark.parametrize("task", ["token-classification"])
 def test_a_triggered_dag_ends_with_a_served_model_and_the_local_runner_finds_it_done(
-    tmp_path: Path, tiny_base: Path, servers: dict[str, str]
+    task: str, tmp_path: Path, tiny_base: Path, servers: dict[str, str]
 ) -> None:
-    tiny = Tiny(tmp_path / "tiny", tiny_base)
-    tiny.declare(epochs=1)
+    tiny = Tiny(tmp_path / "tiny", tiny_base, task=task)
     settings = {
         **servers,
         "REGRAFT_RECIPES": str(tiny.folder),

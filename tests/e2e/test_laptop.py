@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from regraft import stack
-from tests.tiny import LATER, RUN, Tiny, rows
+from tests.worlds import LATER, RUN, Tiny
+from tests.worlds.text_classification import rows
 
 pytestmark = pytest.mark.slow
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +71,23 @@ def test_every_pod_is_restricted(case: str, cluster: tuple[str, ...]) -> None:
             assert {"cpu", "memory"} <= set(container["resources"]["limits"]), name
             assert not container["image"].endswith(":latest"), name
             assert ":" in container["image"], name
+
+
+def test_an_image_whose_digest_is_known_is_that_one_whatever_its_tag() -> None:
+    digest = f"sha256:{'5' * 64}"
+    documents = rendered("ha", *MODERN, "--set", f"images.digests.triton={digest}")
+    images = {each["image"] for pod in pods(documents).values() for each in pod["spec"]["containers"]}
+    assert all(image.endswith(f"@{digest}") == ("regraft-triton:" in image) for image in images)
+    assert any(image.endswith(f"@{digest}") for image in images)
+
+
+def test_the_key_that_the_store_is_signed_with_is_the_doctors_alone() -> None:
+    documents = rendered("ha", *MODERN, "--set", "store.signingSecret=ours")
+    assert pods(documents)
+    for name, pod in pods(documents).items():
+        for each in [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]:
+            key = ("ours", "REGRAFT_SIGNING_KEY") if "doctor" in name else None
+            assert variables(each).get("REGRAFT_SIGNING_KEY") == key, name
 
 
 def test_old_clusters_get_the_versions_that_they_know() -> None:
@@ -156,14 +175,42 @@ def test_the_autoscaler_scales_triton() -> None:
     assert "replicas" not in triton["spec"]
 
 
-def test_triton_and_the_doctor_share_the_token_of_control() -> None:
-    token = ("regraft-triton", "REGRAFT_TRITON_TOKEN")
-    documents = rendered("ha")
+@pytest.mark.parametrize(("case", "secret"), [("ha", "regraft-triton"), ("minimal", "shop-regraft-triton")])
+def test_triton_and_the_doctor_share_the_token_of_control(case: str, secret: str) -> None:
+    token = (secret, "REGRAFT_TRITON_TOKEN")
+    documents = rendered(case)
     doctor = pods(documents)["CronJob/shop-regraft-doctor-movie-sentiment"]["spec"]
     triton = container(documents, "Deployment/shop-regraft-triton")
-    for each in [triton, *doctor["containers"], *doctor["initContainers"]]:
+    for each in [triton, *doctor["containers"]]:
         assert variables(each)["REGRAFT_TRITON_TOKEN"] == token
-    assert "env" not in container(rendered("minimal"), "Deployment/shop-regraft-triton")
+    (follows_mlflow,) = doctor["initContainers"]
+    assert "REGRAFT_TRITON_TOKEN" not in variables(follows_mlflow)
+
+
+def test_a_token_of_control_is_made_where_none_is_named() -> None:
+    assert not [each for each in rendered("ha") if each["kind"] == "Secret"]
+    made = [one(rendered("minimal"), "Secret", "shop-regraft-triton")["data"] for _ in range(2)]
+    tokens = {base64.b64decode(each["REGRAFT_TRITON_TOKEN"]).decode() for each in made}
+    assert len(tokens) == 2, "helm that only renders finds none to keep"
+    assert all(re.fullmatch("[0-9A-Za-z]{48}", token) for token in tokens)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_pod_fills_its_node(case: str) -> None:
+    options = ["mlflow.scratch=3Gi", "triton.scratch=4Gi", "triton.sharedMemory=5Gi", "doctor.scratch=6Gi"]
+    made = rendered(case, *(f"--set={option}" for option in options))
+    volumes = [volume for pod in pods(made).values() for volume in pod["spec"].get("volumes", [])]
+    limits = {volume["emptyDir"]["sizeLimit"] for volume in volumes if "emptyDir" in volume}
+    assert limits == {"3Gi", "4Gi", "5Gi", "6Gi"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_secret_is_on_a_command_line(case: str) -> None:
+    for pod in pods(rendered(case)).values():
+        for each in [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]:
+            words = [*each.get("command", []), *each.get("args", [])]
+            secret = {name for name, value in variables(each).items() if isinstance(value, tuple)}
+            assert not [name for name in secret for word in words if f"$({name})" in word], words
 
 
 @pytest.mark.parametrize(("tls", "scheme"), [("mlflow-tls", "https"), ("", "http")])
@@ -177,19 +224,73 @@ def test_mlflow_knows_the_name_that_the_ingress_gives_it(tls: str, scheme: str) 
     assert arguments["--cors-allowed-origins"] == f"{scheme}://mlflow.example.com"
 
 
-def test_mlflow_keeps_its_users_where_the_secret_says() -> None:
-    documents = rendered("ha")
-    mlflow = container(documents, "Deployment/shop-regraft-mlflow")
-    names = ("MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY")
-    found = variables(mlflow)
-    assert {name: found[name] for name in names} == {name: ("mlflow-auth", name) for name in names}
-    assert found["MLFLOW_AUTH_CONFIG_PATH"] == "/auth/basic_auth.ini"
-    assert {"name": "auth", "mountPath": "/auth", "readOnly": True} in mlflow["volumeMounts"]
-    volumes = pods(documents)["Deployment/shop-regraft-mlflow"]["spec"]["volumes"]
-    (secret,) = [volume["secret"] for volume in volumes if volume["name"] == "auth"]
-    assert secret["secretName"] == "mlflow-auth"
-    assert secret["items"] == [{"key": "basic_auth.ini", "path": "basic_auth.ini"}]
-    assert "envFrom" not in mlflow  # a file's name is no variable's
+@pytest.mark.parametrize(("case", "secret"), [("ha", "mlflow-auth"), ("minimal", "shop-regraft-mlflow")])
+def test_mlflow_and_the_doctor_share_the_password(case: str, secret: str) -> None:
+    documents = rendered(case)
+    server = pods(documents)["Deployment/shop-regraft-mlflow"]["spec"]
+    doctor = pods(documents)["CronJob/shop-regraft-doctor-movie-sentiment"]["spec"]
+    for part in ("USERNAME", "PASSWORD"):
+        sent = (secret, f"MLFLOW_TRACKING_{part}")
+        for each in [*server["containers"], *server["initContainers"]]:
+            assert variables(each)[f"MLFLOW_AUTH_ADMIN_{part}"] == sent
+        for each in [*doctor["containers"], *doctor["initContainers"]]:
+            assert variables(each)[f"MLFLOW_TRACKING_{part}"] == sent
+    triton = container(documents, "Deployment/shop-regraft-triton")
+    assert not [name for name in variables(triton) if "MLFLOW" in name]
+
+
+def test_a_password_of_mlflow_is_made_where_none_is_named() -> None:
+    made = [one(rendered("minimal"), "Secret", "shop-regraft-mlflow")["data"] for _ in range(2)]
+    words = [base64.b64decode(each[key]).decode() for each in made for key in sorted(each)[:2]]
+    assert sorted(made[0]) == ["MLFLOW_FLASK_SERVER_SECRET_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_USERNAME"]
+    assert len(set(words)) == 4, "helm that only renders finds none to keep"
+    assert all(re.fullmatch("[0-9A-Za-z]{48}", word) for word in words)
+
+
+def test_another_mlflow_is_sent_the_password_of_the_secret_that_is_named_for_it() -> None:
+    other = ("--set=mlflow.enabled=false", "--set=mlflow.externalUrl=https://mlflow.example.com")
+    for more, expected in (((), None), (("--set=mlflow.auth.existingSecret=theirs",), "theirs")):
+        documents = rendered("minimal", *other, *more)
+        assert [each["metadata"]["name"] for each in documents if each["kind"] == "Secret"] == ["shop-regraft-triton"]
+        (doctor,) = pods(documents)["CronJob/shop-regraft-doctor-movie-sentiment"]["spec"]["initContainers"]
+        assert variables(doctor).get("MLFLOW_TRACKING_PASSWORD", (None, ""))[0] == expected
+
+
+def notes(tmp_path: Path, *options: str) -> str:
+    """What people read after an install: helm shows it to those with a cluster only."""
+    chart = tmp_path / "chart"
+    shutil.copytree(CHART, chart, dirs_exist_ok=True)
+    text = (CHART / "templates/NOTES.txt").read_text()
+    shown = '{kind: Notes, metadata: {name: notes}, text: {{ include "notes" . | toJson }}}'
+    (chart / "templates/notes.yaml").write_text(f'{{{{ define "notes" }}}}{text}{{{{ end }}}}\n{shown}\n')
+    done = helm("template", "shop", str(chart), "-n", "ml", "-f", str(CHART / "ci/minimal-values.yaml"), *options)
+    assert done.returncode == 0, done.stderr
+    (found,) = [each["text"] for each in yaml.safe_load_all(done.stdout) if each and each["kind"] == "Notes"]
+    return str(found)
+
+
+def test_the_notes_say_how_to_read_the_password_and_what_to_write_into_cluster_yaml(tmp_path: Path) -> None:
+    told = notes(tmp_path)
+    assert "-n ml get secret shop-regraft-mlflow -o jsonpath='{.data.MLFLOW_TRACKING_PASSWORD}' | base64 -d" in told
+    assert yaml.safe_load(told[told.index("  secrets:") :]) == {
+        "secrets": {
+            "shop-regraft-triton": ["REGRAFT_TRITON_TOKEN"],
+            "shop-regraft-mlflow": ["MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"],
+        }
+    }
+    off = notes(tmp_path, "--set=mlflow.auth.enabled=false")
+    assert "It asks for no password" in off
+    assert "shop-regraft-mlflow:" not in off
+
+
+def test_the_shipped_settings_of_a_cluster_name_the_secrets_that_the_chart_makes() -> None:
+    made = helm("template", "regraft", str(CHART), "-f", str(CHART / "ci/minimal-values.yaml")).stdout
+    keys = {
+        each["metadata"]["name"]: set(each["data"]) for each in yaml.safe_load_all(made) if each["kind"] == "Secret"
+    }
+    named = yaml.safe_load((ROOT / "dags/cluster.yaml").read_text())["secrets"]
+    assert keys.keys() == named.keys() - {"regraft-store"}
+    assert all(set(named[name]) <= keys[name] for name in keys)
 
 
 def test_the_database_is_migrated_before_an_upgrade_when_told_to() -> None:
@@ -230,7 +331,8 @@ def test_metrics_that_the_network_policies_would_hide_are_refused() -> None:
 
 
 def test_no_secret_is_in_what_it_renders() -> None:
-    documents = rendered("air-gapped")
+    named = ("--set=triton.controlSecret=regraft-triton", "--set=mlflow.auth.existingSecret=mlflow-auth")
+    documents = rendered("air-gapped", *named)
     assert not [document for document in documents if document["kind"] == "Secret"]
 
 
@@ -239,6 +341,7 @@ def test_no_secret_is_in_what_it_renders() -> None:
     [
         ("mlflow.wrong=1", "Additional property wrong is not allowed"),
         ("images.pullPolicy=Sometimes", "pullPolicy"),
+        ("mlflow.auth.defaultPermission=ADMIN", "defaultPermission"),
         ("triton.replicas=0", "replicas"),
         ("triton.strategy.type=OnDelete", "strategy"),
     ],

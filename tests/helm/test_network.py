@@ -15,7 +15,11 @@ from tests.helm.chart import CASES, HELM, pods, rendered
 pytestmark = pytest.mark.skipif(not Path(HELM).exists(), reason="helm is not there: make helm")
 
 WORLD = ["203.0.113.7", "2001:db8::7"]
-METADATA = ["169.254.169.254", "fd00:ec2::254"]
+METADATA = [
+    *("169.254.169.254", "169.254.170.2", "169.254.170.23", "169.254.169.252"),  # also of containers, of GKE
+    *("168.63.129.16", "100.100.100.200", "192.0.0.192"),  # Azure, Alibaba, Oracle
+    *("fe80::a9fe:a9fe", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254"),
+]
 MLFLOW, TRITON, METRICS = 5000, 8000, 8002
 
 
@@ -120,6 +124,7 @@ def test_every_pod_reaches_what_it_needs_and_no_more(case: str) -> None:
         assert all(network.reaches(pod, address) for address in WORLD)
         assert network.reaches(pod, database, 5432)
         assert not any(network.reaches(pod, address, 80) for address in METADATA)
+        assert not network.reaches(pod, "169.254.20.10", 443)  # of the node's own; its DNS is let through
     assert not any(network.reaches(triton, address) for address in WORLD)
 
 

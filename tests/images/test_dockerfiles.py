@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 TOOLS = ROOT / ".venv-images/bin"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
-SECRETS = ("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "AIRFLOW_SECRET")
+SECRETS = ("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "AIRFLOW_SECRET", "TRITON_TOKEN")
 
 
 @pytest.fixture

@@ -59,6 +59,9 @@ def test_no_body_that_a_client_sends_kills_triton_and_large_tensors_pass(tmp_pat
         ):
             assert pool.request(method, url + path, body=b"a" * (5 << 20), headers=headers).status >= 400
         assert pool.request("POST", infer, body=b"a" * (65 << 20), headers=form).status == 413
+        assert pool.request("POST", infer, body=b"[" * (2 << 20)).status == 413
+        for deep in (b"[" * (1 << 20), b'{"inputs":' + b"[" * 200_000, b'{"a":' * 200_000):
+            assert pool.request("POST", infer, body=deep).status == 500
         answer = pool.request("POST", infer, body=json.dumps(IN).encode(), headers=form)  # as curl -d sends it
         assert answer.json()["outputs"][0]["data"] == [3]
         tensor = bytes(20 << 20)

@@ -2,13 +2,14 @@
 
     .venv-kfp/bin/python tests/kubeflow/on_this_machine.py FILE --python .venv/bin/python --root FOLDER --set store=...
 
-For tests and benchmarks. kfp 2.17 has no public way to do this, so four of its inner parts are changed here:
+For tests and benchmarks. kfp 2.17 has no public way to do this, so five of its inner parts are changed here:
 
 - SubprocessRunner refuses container components; its task handler is replaced by one that starts the container's command
   with the Python of the environment that the image stands for.
 - A condition on an output that is not called `Output` counts as false locally; on a server it is right.
 - The placeholder of the scheduled time makes it stop; `--scheduled` is put in its place, as a server does.
 - It waits a minute before a retry; here it does not.
+- A null within a parameter makes it stop, as in `early_stopping: null`; a server takes it.
 
 Prints one JSON line: whether the run succeeded, and of each container its step, exit code and seconds.
 """
@@ -24,8 +25,9 @@ from typing import Any
 
 sys.modules["docker"] = None  # type: ignore[assignment]  # the folder docker/ of this checkout would pass for it
 
+from google.protobuf import struct_pb2  # noqa: E402
 from kfp import components, dsl, local  # noqa: E402
-from kfp.local import status, subprocess_task_handler  # noqa: E402
+from kfp.local import executor_input_utils, status, subprocess_task_handler  # noqa: E402
 from kfp.local.orchestrator import enhanced_dag_orchestrator  # noqa: E402
 
 IMAGES = "regraft-"
@@ -69,6 +71,14 @@ def resolve_named_outputs() -> None:
     evaluator._resolve_pipeline_channel = staticmethod(resolve)
 
 
+def take_nulls() -> None:
+    """Makes a parameter that has a null in it one that can be given."""
+    builder = executor_input_utils.pipeline_spec_builder
+    original = builder.to_protobuf_value
+    null = struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
+    builder.to_protobuf_value = lambda value: null if value is None else original(value)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("file", type=Path)
@@ -83,6 +93,7 @@ def main() -> None:
     Path(arguments.root).mkdir(parents=True, exist_ok=True)
     started = use_environments(arguments.python, arguments.root)
     resolve_named_outputs()
+    take_nulls()
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=f"{arguments.root}/outputs", raise_on_error=True)
     begin = time.monotonic()
     try:

@@ -7,10 +7,10 @@ from pathlib import Path
 from regraft import pipeline
 
 STEP = """
-import os, signal, time
+import json, os, signal, time
 from pathlib import Path
 from regraft import pipeline
-from regraft.errors import BadInput, Temporary
+from regraft.errors import BadInput, Refused, Temporary
 from regraft.step import Outcome, main
 
 NAME = Path(__file__).parent.name
@@ -28,6 +28,8 @@ def work(context):
     (context.out / "output.txt").write_text(NAME + note)
     if mode == "bad":
         raise BadInput("the data is gone", next="bring it back")
+    if mode == "overtaken":
+        raise Refused("another became champion first")
     if mode == "bug":
         raise KeyError("oops")
     if mode == "away" and not Path(note).exists():
@@ -39,14 +41,17 @@ def work(context):
         os.kill(os.getppid(), signal.SIGKILL)  # as when the pod is evicted
         os.kill(os.getpid(), signal.SIGKILL)
     if NAME == "evaluate":
-        import pyarrow, pyarrow.parquet
-        sure = [0.9, 0.1, 0.1, 0.1, 0.9]  # of the label 0
-        challenger = {"challenger.p0": sure, "challenger.p1": [1 - p for p in sure]}
-        rows = pyarrow.table({"label": [0, 0, 1, 1, 1], **challenger})
-        pyarrow.parquet.write_table(rows, context.out / "predictions.parquet")
+        gates = [{"name": "champion", "passed": False, "undecided": True, "sentence": "it may be worse"}]
+        interval = {"point": 0.6, "low": 0.5, "high": 0.7}
+        challenger = {"model": "a", "metrics": {"accuracy": 0.6}, "intervals": {"accuracy": interval}}
+        verdict = {"verdict": "hold", "sentence": "Hold: too few rows.", "gates": gates, "challenger": challenger}
+        verdict |= {"metric": "accuracy", "rows": {"holdout": 5, "clean": 5, "contaminated": 0}, "slices": []}
+        verdict |= {"champion": None, "difference": None}
+        (context.out / "verdict.json").write_text(json.dumps(verdict))
         (context.out / "report.html").write_text("<h1>promote</h1>")
     metrics = {"challenger": {"accuracy": 0.6}, "rows": 5, "verdict": "promote"}
-    return Outcome(metrics=metrics, views=("report.html",), refused="too few rows" if mode == "refuse" else None)
+    refused = {"refused": "too few rows", "refused_by": "gate"} if mode == "refuse" else {}
+    return Outcome(metrics=metrics, views=("report.html",), **refused)
 
 
 main(NAME, inputs=inputs, work=work)

@@ -92,6 +92,15 @@ def test_resources_and_gpus_are_the_recipes(recipe: Path) -> None:
     assert settings["finetune"]["activeDeadlineSeconds"] == str(24 * 3600)
 
 
+def test_an_image_whose_digest_is_known_is_that_one_whatever_its_tag(recipe: Path, tmp_path: Path) -> None:
+    digest, file = f"sha256:{'5' * 64}", tmp_path / "cluster.yaml"
+    file.write_text(f"image: registry.example/{{step}}:1\ndigests: {{validate: '{digest}'}}\n")
+    specification, _ = compiled(recipe, "--cluster", file)
+    executors = specification["deploymentSpec"]["executors"]
+    assert executors["exec-validate"]["container"]["image"] == f"registry.example/validate:1@{digest}"
+    assert executors["exec-finetune"]["container"]["image"] == "registry.example/finetune:1"
+
+
 def test_the_cluster_says_where_pods_run_and_secrets_go_by_reference(recipe: Path, tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text("""
@@ -107,6 +116,7 @@ steps:
     node_selector: {gpu: a100}
     tolerations: [{key: gpu, operator: Exists}]
     volumes: {scratch: /scratch}
+    scratch: 9Gi
 """)
     specification, settings = compiled(recipe, "--cluster", file)
     assert specification["root"]["inputDefinitions"]["parameters"]["store"]["defaultValue"] == "/store/runs"
@@ -114,7 +124,10 @@ steps:
         assert settings[name]["secretAsEnv"][0]["secretName"] == "s3"
         assert settings[name]["configMapAsEnv"][0]["configMapName"] == "endpoints"
         assert settings[name]["imagePullSecret"][0]["secretName"] == "registry"
-        assert settings[name]["securityContext"] == {"runAsNonRoot": True, "runAsUser": "1000"}
+        context = {"runAsNonRoot": True, "runAsUser": "1000", "runAsGroup": "1000"}
+        assert settings[name]["securityContext"] == context
+        limits = {mount["mountPath"]: mount["sizeLimit"] for mount in settings[name]["emptyDirMounts"]}
+        assert limits == ({"/tmp": "9Gi", "/dev/shm": "6Gi"} if name == "finetune" else {"/tmp": "50Gi"})
         mounted = [mount["mountPath"] for mount in settings[name]["pvcMount"]]
         assert mounted == (["/store", "/scratch"] if name == "finetune" else ["/store"])
     assert settings["finetune"]["nodeSelector"]["labels"] == {"gpu": "a100"}

@@ -67,7 +67,7 @@ def test_sigterm_reaches_the_step_so_that_it_can_save_its_work(tmp_path: Path) -
         "scheduled": "",
         "job": "1",
     }
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "STUB_WORKED": str(tmp_path / "worked")}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "STUB_WORKED": str(tmp_path / "worked")}
     command = [sys.executable, "-m", "regraft.runners.kubeflow_pod", "validate"]
     pod = subprocess.Popen(
         [*command, json.dumps({"inputs": {"parameterValues": given}, "outputs": {}})],

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from regraft import pipeline
-from regraft.store import Manifest, Store
+from regraft.manifest import Manifest
+from regraft.store import Store
 from tests.kubeflow import stub
 from tests.kubeflow.conftest import COMPILED, KFP, ROOT
 
@@ -33,7 +34,7 @@ class Machine:
 
     @property
     def environment(self) -> dict[str, str]:
-        stand_ins = {"PYTHONPATH": str(self.folder), "STUB_WORKED": str(self.folder / "worked")}
+        stand_ins = {"PYTHONPATH": f"{self.folder}:{ROOT}", "STUB_WORKED": str(self.folder / "worked")}
         return {**os.environ, "REGRAFT_SCRATCH": str(self.folder), **stand_ins}
 
     def kubeflow(self, *, run: str = "", scheduled: str = "2026-11-23T03:00:00Z", **modes: str) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def started(result: dict[str, Any]) -> list[str]:
     return [container["step"] for container in result["started"]]
 
 
-def test_the_steps_run_in_order_and_kubeflow_shows_metrics_matrix_and_report(machine: Machine) -> None:
+def test_the_steps_run_in_order_and_kubeflow_shows_metrics_verdict_and_report(machine: Machine) -> None:
     result = machine.kubeflow()
     assert result["succeeded"]
     assert started(result) == [*STEPS, "record"]
@@ -95,12 +96,10 @@ def test_the_steps_run_in_order_and_kubeflow_shows_metrics_matrix_and_report(mac
     assert f"--run {RUN}" in result["log"]
     artifacts = json.loads(machine.shown("evaluate", "executor_output.json"))["artifacts"]
     assert artifacts["metrics"]["artifacts"][0]["metadata"] == {"challenger.accuracy": 0.6, "rows": 5}
-    code = "from kfp import dsl; import json; matrix = dsl.ClassificationMetrics(); "
-    code += (
-        "matrix.log_confusion_matrix(['negative', 'positive'], [[1, 1], [1, 2]]); print(json.dumps(matrix.metadata))"
-    )
-    expected = subprocess.run([KFP, "-W", "ignore", "-c", code], cwd=machine.folder, capture_output=True, text=True)
-    assert artifacts["confusion"]["artifacts"][0]["metadata"] == json.loads(expected.stdout)
+    verdict = machine.shown("evaluate", "verdict")
+    assert verdict.startswith("Hold: too few rows.")
+    assert "| accuracy&nbsp;&nbsp; | 0.600 (0.500 to 0.700) |" in verdict
+    assert "| champion&nbsp;&nbsp; | **undecided**&nbsp;&nbsp; | it may be worse |" in verdict
     assert machine.shown("evaluate", "report") == "<h1>promote</h1>"
 
 
@@ -110,7 +109,16 @@ def test_a_refused_gate_stops_promote_and_deploy_and_is_no_failure(machine: Mach
     assert result["succeeded"]
     assert (machine.shown("evaluate", "outcome"), machine.shown("evaluate", "reason")) == ("refused", "too few rows")
     assert machine.shown("evaluate", "report") == "<h1>promote</h1>", "and the report says why"
+    assert "it may be worse" in machine.shown("evaluate", "verdict")
     assert machine.pointer("evaluate")["state"] == "refused"
+
+
+def test_a_step_that_is_refused_without_a_result_is_no_failure_either(machine: Machine) -> None:
+    result = machine.kubeflow(STUB_DEPLOY="overtaken")
+    assert started(result) == [*STEPS, "record"]
+    assert result["succeeded"]
+    assert machine.shown("deploy", "outcome") == "refused"
+    assert machine.shown("deploy", "reason") == "another became champion first"
 
 
 def test_refused_data_stops_everything_in_the_run_that_the_parameter_names(machine: Machine) -> None:
@@ -139,10 +147,11 @@ def test_a_server_that_is_away_is_asked_again(machine: Machine) -> None:
     assert [c["code"] for c in result["started"] if c["step"] == "promote"] == [75, 0]
 
 
-def test_a_pod_that_dies_is_recorded_as_the_failure_of_its_step(machine: Machine) -> None:
-    machine.store.replace(
-        f"runs/{RUN}/finetune.json", json.dumps({"state": "done", "at": "2026-11-23T03:10:00+00:00"}).encode()
-    )
+@pytest.mark.parametrize("before", ["nothing", "an earlier passage of the run"])
+def test_a_pod_that_dies_is_recorded_as_the_failure_of_its_step(machine: Machine, before: str) -> None:
+    if before != "nothing":
+        pointer = {"state": "done", "at": "2026-11-23T03:10:00+00:00"}
+        machine.store.replace(f"runs/{RUN}/finetune.json", json.dumps(pointer).encode())
     result = machine.kubeflow(STUB_FINETUNE="killed")
     assert not result["succeeded"]
     pointer = machine.pointer("finetune")

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from regraft import base_model, tasks
 from regraft import recipe as recipes
 from regraft.errors import BadInput, Exit
-from regraft.recipe import Recipe
+from regraft.parts import Recipe
 from tests import champions
 from tests.unit.test_cli import regraft
 
@@ -239,7 +239,9 @@ def a_head_nested_deep(base: Path) -> None:
 
 def a_name_that_no_file_has(base: Path) -> None:
     (base / "model.safetensors").rename(base / "one.safetensors")
-    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "x" * 300, "b": "\0"}}))
+    (base / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": f"{'x' * 300}.safetensors", "b": "y.safetensors"}})
+    )
 
 
 FOUND_IN_FILES: dict[Callable[[Path], None], str] = {
@@ -382,10 +384,10 @@ def test_how_many_tokens_a_model_reads_is_in_its_config(config: dict[str, Any], 
 
 def test_validate_looks_at_the_base_model_where_its_files_are_at_hand(base: Path) -> None:
     recipe = file_of(base)
-    assert regraft("validate", recipe).returncode == 0
+    assert regraft("check", recipe).returncode == 0
     truncated(base)
-    refused = regraft("validate", recipe)
+    refused = regraft("check", recipe)
     assert refused.returncode == Exit.BAD_INPUT
     assert "model.safetensors" in " ".join(refused.stderr.split())
     shutil.rmtree(base)  # it may be there where the steps run
-    assert regraft("validate", recipe).returncode == 0
+    assert regraft("check", recipe).returncode == 0

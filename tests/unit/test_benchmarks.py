@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks import _laptop, _load, _machine
 from benchmarks.serving import Turn, targets
-from tests.tiny import Tiny
+from tests.worlds import Tiny
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = {
@@ -26,6 +26,7 @@ SMALLEST = {
     "finetune": ["--rows", "64", "--dev", "40", "--every", "32", "--target", "0", "--threads", "1"],
     "kubeflow": ["--times", "1"],
     "overhead": ["--repeat", "1"],
+    "requests": ["--entries", "2"],
     "serving": ["--rounds", "1", "--seconds", "0.3", "--clients", "1", "2", "--texts", "12"],
     "validate": ["--rows", "600"],
 }
@@ -34,6 +35,7 @@ SAYS = {
     "finetune": "tutorial loop",
     "kubeflow": "kfp.local",
     "overhead": "a fully cached run, as typed",
+    "requests": "deploy, its rollout",
     "serving": "alone and in a batch",
     "validate": "CPU seconds",
 }
@@ -98,6 +100,7 @@ def test_a_store_before_promote_keeps_the_challenger_and_forgets_the_champion(tm
     mine = tmp_path / ".regraft/store/movie-sentiment"
     kept = [f"runs/{_laptop.RUN}/finetune.json", "finetune/a/manifest.json"]
     gone = [f"runs/{_laptop.RUN}/deploy.json", "promote/a/manifest.json", "ledger/00000001.json", "golden/a.json"]
+    gone.append("approvals/a.json")
     for key in (*kept, *gone):
         (mine / key).parent.mkdir(parents=True, exist_ok=True)
         (mine / key).touch()

@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     store.replace("runs/2026-11-24T03-00/recipe.yaml", MINIMAL.encode())
     head = None
     for version in (1, 2):
-        fields = {"model": f"model-{version}", "run": "2026-11-24T03-00", "evaluation": f"evaluation-{version}"}
+        fields = {"model": f"{version}" * 64, "run": "2026-11-24T03-00", "evaluation": f"e{version}" * 32}
         head = Ledger(store).append(head, kind="promote", version=version, reason="better", who="ana", **fields)
     return tmp_path
 
@@ -54,15 +54,22 @@ except SystemExit:
 
 
 def test_every_command_has_a_help_with_an_example() -> None:
-    for command in ("run", "status", "history", "promote", "rollback", "doctor", "up", "down", "validate", "schema"):
+    for command in ("run", "status", "history", "promote", "rollback", "doctor", "up", "down", "check", "schema"):
         done = regraft(command, "--help")
         assert done.returncode == 0
         assert f"regraft {command}" in done.stdout.split("Example")[-1], command
 
 
-def test_validate_finds_all_errors_at_once_with_their_lines(tmp_path: Path) -> None:
+def test_the_old_word_for_check_still_works_and_is_not_shown() -> None:
+    done = regraft("validate", "dags/recipes/movie-sentiment.yaml")
+    assert done.returncode == 0
+    assert done.stdout == regraft("check", "dags/recipes/movie-sentiment.yaml").stdout
+    assert " validate " not in regraft("--help").stdout.split("Commands")[-1]
+
+
+def test_check_finds_all_errors_at_once_with_their_lines(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(MINIMAL + "trainin: {}\npromotion: maybe\n")
-    done = regraft("validate", "recipe.yaml", cwd=tmp_path)
+    done = regraft("check", "recipe.yaml", cwd=tmp_path)
     assert done.returncode == 20
     assert "recipe.yaml: 2 errors" in done.stderr
     assert "did you mean 'training'?" in done.stderr
@@ -73,39 +80,43 @@ def test_validate_finds_all_errors_at_once_with_their_lines(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("base_model: {source: '${X:-package://nope.sub/x}'}", "names no package"),
-        ("base_model: {source: '${X:-package://.x/x}'}", "names no package"),
-        ("base_model: {source: '${X:-http://[x/y}'}", "is no URL"),
-        ("base_model: {source: '${X:-hf://owner/name}'}", "needs revision"),
+        ("base_model: {source: '${REGRAFT_DATA:-package://nope.sub/x}'}", "names no package"),
+        ("base_model: {source: '${REGRAFT_DATA:-package://.x/x}'}", "names no package"),
+        ("base_model: {source: '${REGRAFT_DATA:-http://[x/y}'}", "is no URL"),
+        ("base_model: {source: '${REGRAFT_DATA:-hf://owner/name}'}", "needs revision"),
         ("base_model: {source: 'hdfs://'}", "names no place"),
-        ("base_model: {source: package://m}\nschedule: {asset: '${X:-airflow://x}'}", "airflow:// for itself"),
+        ("base_model: {source: package://m}\nschedule: {asset: '${REGRAFT_DATA}/x'}", "go by their names"),
+        ("base_model: {source: package://m}\nschedule: {asset: '${X}/x', watch: true}", "may not name the variable X"),
     ],
 )
 def test_validate_looks_at_locations_with_their_variables_put_in(line: str, said: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(MINIMAL[: MINIMAL.index("base_model")] + line)
-    done = regraft("validate", file)
+    done = regraft("check", file)
     assert done.returncode == 20
     assert said in " ".join(done.stderr.split())
 
 
 def test_validate_names_every_variable_that_is_not_set(tmp_path: Path) -> None:
     text = MINIMAL.replace("source: s3://bucket/reviews/*.parquet", "source: ${NO_SUCH_DATA}/*.csv")
-    text += "schedule: {asset: '${NO_SUCH_BUCKET}/new'}\ngates: {forgetting: {anchor: '${NO_SUCH_SET:-x}'}}\n"
+    text += (
+        "schedule: {asset: '${NO_SUCH_BUCKET}/new', watch: true}\ngates: {forgetting: {anchor: '${NO_SUCH_SET:-x}'}}\n"
+    )
     (tmp_path / "my [red] recipe.yaml").write_text(text)
-    done = regraft("validate", "my [red] recipe.yaml", cwd=tmp_path)
+    listed = {"REGRAFT_VARIABLES": "NO_SUCH_DATA, NO_SUCH_BUCKET,NO_SUCH_SET"}
+    done = regraft("check", "my [red] recipe.yaml", cwd=tmp_path, **listed)
     assert done.returncode == 20
     assert "line 4: data.source: the environment variable NO_SUCH_DATA is not set" in done.stderr
     assert "line 9: schedule.asset: the environment variable NO_SUCH_BUCKET is not set" in done.stderr
     assert "NO_SUCH_SET" not in done.stderr
-    set_here = {"NO_SUCH_DATA": "x", "NO_SUCH_BUCKET": "s3://x"}
-    done = regraft("validate", "my [red] recipe.yaml", cwd=tmp_path, **set_here)
+    set_here = listed | {"NO_SUCH_DATA": "x", "NO_SUCH_BUCKET": "s3://x"}
+    done = regraft("check", "my [red] recipe.yaml", cwd=tmp_path, **set_here)
     assert done.returncode == 0, done.stderr
     assert "my [red] recipe.yaml" in done.stdout
 
 
 def test_validate_tells_a_machine_which_run_is_due() -> None:
-    done = regraft("validate", "dags/recipes/movie-sentiment.yaml", "--json")
+    done = regraft("check", "dags/recipes/movie-sentiment.yaml", "--json")
     assert json.loads(done.stdout)["recipe"] == "movie-sentiment"
 
 
@@ -177,6 +188,22 @@ def test_doctor_names_a_gap_in_the_ledger(folder: Path) -> None:
     assert done.returncode == 20
     (check,) = json.loads(done.stdout)["reviews"]
     assert "the ledger has a gap" in check["says"]
+
+
+def test_doctor_writes_an_index_that_is_missing_or_wrong_anew(folder: Path) -> None:
+    index = folder / ".regraft/store/reviews/ledger/index.json"
+    right = index.read_bytes()
+    for wrong in (None, b"[]", right.replace(b"1" * 64, b"9" * 64), right[:-9]):
+        index.unlink()
+        if wrong is not None:
+            index.write_bytes(wrong)
+        said = {c["check"]: c for c in json.loads(regraft("doctor", "--json", cwd=folder).stdout)["reviews"]}
+        assert said["ledger"]["healthy"], "all entries are there"
+        assert not said["index"]["healthy"]
+        assert (index.read_bytes() if index.exists() else None) == wrong, "without --repair nothing is changed"
+        repaired = json.loads(regraft("doctor", "--repair", "--json", cwd=folder).stdout)["reviews"]
+        assert {"check": "index", "healthy": True, "says": "mended"} in repaired
+        assert index.read_bytes() == right
 
 
 def test_down_stops_nothing_where_nothing_is_up(tmp_path: Path) -> None:

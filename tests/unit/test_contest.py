@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from regraft import contest, pipeline, recipe, tasks
+from regraft import contest, pipeline, recipe, snapshot, tasks
+from regraft.digests import sha256
 from regraft.errors import BadInput
 from regraft.ledger import Entry
+from regraft.manifest import Manifest
+from regraft.parts import Recipe
 from regraft.step import Context
-from regraft.store import Manifest
 from tests import champions
-from tests.tiny import RUN, Tiny
 from tests.unit.test_recipe import MINIMAL
+from tests.worlds import RUN, Tiny
 
 
 @pytest.fixture
@@ -40,7 +44,8 @@ def champion_of(tiny: Tiny) -> Entry:
 
 
 def holdout(tiny: Tiny, name: str, table: Any, folder: Path) -> Manifest:
-    """A validate result with another holdout."""
+    """A validate result with another holdout; its identity is the digest of that name."""
+    name = sha256(name)
     folder.mkdir()
     pq.write_table(table, folder / "holdout.parquet")
     champions.publish(tiny.store, "validate", name, folder)
@@ -80,22 +85,43 @@ def test_the_same_answers_make_the_same_bytes(tiny: Tiny, context: Context) -> N
 def test_the_champion_is_built_as_it_was_trained_even_if_its_run_was_repeated_with_another_recipe(
     tiny: Tiny, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opponent = champion_of(tiny)
+    opponent, trained = champion_of(tiny), tiny.result("finetune")
     now = tiny.recipe.read_text().replace("max_length: 16", "max_length: 8")
-    tiny.store.replace(f"runs/{RUN}/recipe.yaml", now.encode())
+    other = {"state": "done", "identity": "another model", "recipe_sha256": snapshot.keep(tiny.store, now.encode())}
+    tiny.store.replace(f"runs/{RUN}/finetune.json", json.dumps(other).encode())
     for name in tiny.store.names("scores"):
         tiny.store.remove(f"scores/{name}")
     module, lengths = tasks.of("text-classification"), []
     load = module.load
 
-    def watched(declared: recipe.Recipe, model: Path, folder: Path) -> Any:
+    def watched(declared: Recipe, model: Path, folder: Path) -> Any:
         lengths.append(declared.training.max_length)
         return load(declared, model, folder)
 
     monkeypatch.setattr(module, "load", watched)
-    contestant = contest._champion(context, opponent)
-    contestant.probabilities(["a good film"], "x")
+    contestant = contest._champion(context, opponent, trained)
+    contestant.answers(pa.table({"text": ["a good film"]}), "x")
     assert lengths == [16]
+
+
+def test_a_champions_base_model_is_where_the_last_recipe_that_gives_the_same_model_says(
+    tiny: Tiny, context: Context
+) -> None:
+    opponent = champion_of(tiny)
+    moved = tiny.recipe.read_text().replace(str(tiny.base), "/moved/base")
+    pointer = {**tiny.pointer("finetune"), "recipe_sha256": snapshot.keep(tiny.store, moved.encode())}
+    other = tiny.result("finetune").model_copy(update={"document": {"inputs": {"base_model": "another"}}})
+    assert contest._champion(context, opponent, other).recipe.base_model.source == str(tiny.base)
+    tiny.store.replace(f"runs/{RUN}/finetune.json", json.dumps(pointer).encode())
+    assert contest._champion(context, opponent, other).recipe.base_model.source == "/moved/base"
+
+
+def test_a_champion_of_the_challengers_base_model_finds_it_where_the_challengers_recipe_says(
+    tiny: Tiny, context: Context
+) -> None:
+    opponent, challenger = champion_of(tiny), tiny.result("finetune")
+    context.recipe = recipe.parse(tiny.recipe.read_text().replace(str(tiny.base), "/moved/base"))
+    assert contest._champion(context, opponent, challenger).recipe.base_model.source == "/moved/base"
 
 
 def test_a_base_model_that_changed_since_the_training_is_refused(tiny: Tiny, context: Context, tmp_path: Path) -> None:
@@ -145,9 +171,11 @@ def test_another_text_column_of_the_anchor_set_is_scored_anew(tiny: Tiny, contex
 def anchored(path: Path, content: str, *labels: str) -> Any:
     path.write_text(content)
     document = MINIMAL.replace("labels: [negative, positive]", f"labels: {list(labels)}")
-    source = contest.anchor(recipe.parse(document + f"\ngates: {{forgetting: {{anchor: {path}}}}}\n"))
+    declared = recipe.parse(document + f"\ngates: {{forgetting: {{anchor: {path}}}}}\n")
+    source = contest.anchor(declared)
     assert source is not None
-    return contest._read_anchor(source)
+    rows = contest._read_anchor(declared, source).to_pydict()
+    return rows["text"], rows["label"]
 
 
 def test_an_anchor_set_is_read_as_data_is(tmp_path: Path) -> None:
@@ -161,10 +189,10 @@ def test_an_anchor_set_is_read_as_data_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("a.jsonl", '{"text": "x", "label": "p"}\n{"text": null, "label": "p"}\n', "row 2 of a.jsonl has no text"),
-        ("a.csv", "text,label\n  ,p\n", "row 1 of a.csv has no text"),
-        ("a.csv", "text,label\nx,\n", "row 1 of a.csv has no label"),
-        ("a.csv", "text,label\nx,q\n", "row 1 of a.csv has the label 'q', which is not in data.labels"),
+        ("a.jsonl", '{"text": "x", "label": "p"}\n{"text": null, "label": "p"}\n', "row 2 of a.jsonl: no text"),
+        ("a.csv", "text,label\n  ,p\n", "row 1 of a.csv: no text"),
+        ("a.csv", "text,label\nx,\n", "row 1 of a.csv: no label"),
+        ("a.csv", "text,label\nx,q\n", "row 1 of a.csv: unknown label 'q'"),
         ("a.csv", 'text,label\ny,n\n"x,p\n', "row 2 of a.csv opens a quote and does not close it"),
         ("a.csv", "text,label\n", "no file has a row"),
         ("a.xlsx", "text,label\n", "the format .xlsx is not one of"),

@@ -46,7 +46,7 @@ def test_a_password_is_sent_in_utf_8_as_mlflows_client_sends_it(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-    alias.follow("tiny", Ledger(Store(str(tmp_path), "tiny")))
+    alias.update("tiny", Ledger(Store(str(tmp_path), "tiny")))
     assert "alias champion was not set: status 401" in capsys.readouterr().err
     (sent,) = asked
     assert base64.b64decode(str(sent).removeprefix("Basic ")) == f"me:{password}".encode(errors="surrogateescape")
@@ -58,5 +58,5 @@ def test_a_token_that_no_header_can_hold_is_only_named(
     token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", token)
-    alias.follow("tiny", Ledger(Store(str(tmp_path), "tiny")))
+    alias.update("tiny", Ledger(Store(str(tmp_path), "tiny")))
     assert "next: regraft doctor --repair" in capsys.readouterr().err

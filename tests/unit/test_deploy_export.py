@@ -14,6 +14,7 @@ from tests import champions
 pytestmark = pytest.mark.slow
 
 BUILD = """
+import hashlib
 import sys
 from pathlib import Path
 from components.deploy import export
@@ -29,8 +30,8 @@ entry = Ledger(store).head()
 files = store.fetch(f"finetune/{entry.model}", step.result_of(store, "finetune", entry.model), to / "finetune")
 classifier = tasks.of(recipe.task).load(recipe, files, to / "base")
 built = export.build(recipe, entry, classifier, to / "built", precision="fp32", settings="s")
-for name, digest in export.digests(built).items():
-    print(name, digest)
+for file in sorted(path for path in built.rglob("*") if path.is_file()):
+    print(file.relative_to(built), hashlib.sha256(file.read_bytes()).hexdigest())
 """
 
 

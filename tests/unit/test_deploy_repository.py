@@ -76,25 +76,27 @@ def promote(store: Store, version: int, *, kind: str = "promote") -> None:
 
 def test_the_champion_is_the_highest_version_served(repository: Repository, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"), "tiny")
+    ledger = Ledger(store)
     for version in (1, 2, 3):
         promote(store, version)
         repository.publish(built(tmp_path / f"built-{version}", model=f"m{version}"), version)
-    assert rollout.wanted(store, repository, rollout.champion(store)) == [2, 3]
+    assert rollout.wanted(ledger, repository, rollout.champion(ledger)) == [2, 3]
     promote(store, 1, kind="rollback")
-    assert rollout.wanted(store, repository, rollout.champion(store)) == [1], "2 and 3 would answer in its place"
+    assert rollout.wanted(ledger, repository, rollout.champion(ledger)) == [1], "2 and 3 would answer in its place"
 
 
 def test_a_previous_champion_that_was_never_published_is_not_served(repository: Repository, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"), "tiny")
     promote(store, 1)
     promote(store, 2)
+    ledger = Ledger(store)
     repository.publish(built(tmp_path / "one", model="of another registry"), 1)
-    assert rollout.wanted(store, repository, rollout.champion(store)) == [2]
+    assert rollout.wanted(ledger, repository, rollout.champion(ledger)) == [2]
 
 
 def test_nothing_is_deployed_before_the_first_promotion(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no champion"):
-        rollout.champion(Store(str(tmp_path / "store"), "tiny"))
+        rollout.champion(Ledger(Store(str(tmp_path / "store"), "tiny")))
 
 
 @pytest.mark.parametrize("missing", ["REGRAFT_TRITON_URLS", "REGRAFT_MODEL_REPOSITORY"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
+from regraft import pipeline
+from regraft import recipe as recipes
+from regraft import step as steps
 from regraft.errors import BadInput
 from regraft.ledger import Entry, Ledger, Moved
 from regraft.store import Store
+from tests.unit.test_recipe import MINIMAL
 
 
 def ledger_in(folder: Path | str) -> Ledger:
@@ -163,6 +168,18 @@ def test_of_twenty_promoters_after_the_same_head_one_writes(tmp_path: Path) -> N
     assert [entry.model for entry in ledger.entries()] == ["m99", f"m{won.index(True) + 1}"]
 
 
+def test_the_ledger_as_it_is_now_answers_of_one_state_whatever_is_added(tmp_path: Path) -> None:
+    ledger = ledger_in(tmp_path)
+    now = ledger.now()
+    first = append(ledger, None, "m1")
+    assert (now.head(), now.champion("m1")) == (None, None)
+    now = ledger.now()
+    append(ledger, first, "m2")
+    assert (now.head(), now.replaced(), now.opponent("m2")) == (first, None, first)
+    with pytest.raises(Moved):
+        append(now, first, "m3")
+
+
 def test_an_entry_says_who_and_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGRAFT_WHO", "pod retrain-7")
     entry = append(ledger_in(tmp_path), None, "m1")
@@ -189,7 +206,7 @@ def three(folder: Path) -> Ledger:
 def test_a_damaged_entry_is_a_clear_error_and_nothing_is_guessed(tmp_path: Path, content: bytes, says: str) -> None:
     ledger = three(tmp_path)
     (tmp_path / "tiny/ledger/00000002.json").write_bytes(content)
-    for ask in (ledger.entries, ledger.head, ledger.previous, lambda: ledger.opponent("m1")):
+    for ask in (ledger.entries, ledger.previous, lambda: ledger.opponent("m3"), lambda: ledger.version(2)):
         with pytest.raises(BadInput, match=says) as raised:
             ask()
         assert str(raised.value.where).endswith("ledger/00000002.json")
@@ -197,24 +214,55 @@ def test_a_damaged_entry_is_a_clear_error_and_nothing_is_guessed(tmp_path: Path,
         assert "restore the file" in str(raised.value.next)
 
 
+def test_a_damaged_newest_entry_is_a_clear_error_whoever_asks(tmp_path: Path) -> None:
+    three(tmp_path)
+    (tmp_path / "tiny/ledger/00000003.json").write_bytes(b"{")
+    ledger = ledger_in(tmp_path)
+    asked: list[Callable[[], Any]] = [ledger.entries, ledger.head, ledger.previous, lambda: ledger.champion("m1")]
+    for ask in (*asked, lambda: append(ledger, None, "m4")):
+        with pytest.raises(BadInput, match="is not a ledger entry"):
+            ask()
+
+
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_missing_entry_is_a_clear_error(tmp_path: Path, lost: int) -> None:
     ledger = three(tmp_path)
     (tmp_path / f"tiny/ledger/{lost:08}.json").unlink()
-    with pytest.raises(BadInput, match="the ledger has a gap") as raised:
-        ledger.head()
-    assert str(raised.value.where).endswith(f"ledger/{lost:08}.json")
+    for ask in (ledger.entries, lambda: ledger.version(lost)):
+        with pytest.raises(BadInput, match="the ledger has a gap") as raised:
+            ask()
+        assert str(raised.value.where).endswith(f"ledger/{lost:08}.json")
 
 
 def test_an_entry_under_another_number_is_a_clear_error(tmp_path: Path) -> None:
-    ledger = three(tmp_path)
+    three(tmp_path)
     entry = tmp_path / "tiny/ledger/00000003.json"
     entry.write_bytes((tmp_path / "tiny/ledger/00000002.json").read_bytes())
     with pytest.raises(BadInput, match="says that it is entry 2"):
-        ledger.head()
+        ledger_in(tmp_path).head()
 
 
 def test_half_written_entries_of_a_process_that_died_do_not_count(tmp_path: Path) -> None:
     ledger = three(tmp_path)
     (tmp_path / "tiny/ledger/.tmp-0123").write_text("{")
     assert len(ledger.entries()) == 3
+
+
+def test_what_a_champion_stands_on_is_never_done_again_though_somebody_forces_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGRAFT_FORCE", "1")
+    store = Store(str(tmp_path), "tiny")
+    first = append(Ledger(store), None, "m1")
+    append(Ledger(store), first, "m1", kind="rollback", evaluation="e-later")
+
+    def forced(step: str, identity: str, **inputs: str) -> bool:
+        about = {"store": store, "run": "r", "scratch": tmp_path, "identity": identity, "inputs": inputs}
+        return steps._forced(steps.Work(recipe=recipes.parse(MINIMAL), step=pipeline.step(step), **about))
+
+    assert not forced("finetune", "m1", train="t")
+    assert not forced("evaluate", "e-m1", model="m1")
+    assert not forced("evaluate", "e-later", model="m1")
+    assert forced("finetune", "m2", train="t")
+    assert forced("evaluate", "e-m2", model="m1")
+    assert forced("validate", "v", source="s")

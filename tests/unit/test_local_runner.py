@@ -15,6 +15,7 @@ from regraft import pipeline
 from regraft.store import Store
 from tests.unit.test_recipe import MINIMAL
 
+ROOT = Path(__file__).parents[2]
 RUN = "2026-11-24T03-00"
 STEP = """
 import os, sys, time
@@ -36,7 +37,7 @@ def work(context):
     mode = os.environ.get(name, "")
     context.progress(0.25, "a quarter")
     if mode == "refuse":
-        return Outcome(refused="too few rows")
+        return Outcome(refused="too few rows", refused_by="gate")
     if mode == "away" or (mode == "away once" and times == 1):
         raise Temporary("the server is away", next="wait")
     if mode == "killed once" and times == 1:
@@ -63,13 +64,13 @@ main(name, inputs=inputs, work=work)
 RUNNER = """
 import dataclasses, json, os, sys
 from pathlib import Path
-from regraft import pipeline
+from regraft import pipeline, process
 from regraft.cli.watching import Lines
 from rich.console import Console
 from regraft.runners import local
 
 local.BACKOFF_SECONDS = 0.01
-local.GRACE_SECONDS = 2.0
+process.GRACE_SECONDS = 2.0
 if minutes := os.environ.get("MINUTES"):
     steps = (dataclasses.replace(step, timeout_minutes=float(minutes)) for step in pipeline.STEPS)
     pipeline.STEPS = tuple(steps)
@@ -97,7 +98,7 @@ class Folder:
         (path / "components/__init__.py").touch()
 
     def start(self, **modes: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "MARKS": str(self.path), "PYTHONPATH": str(self.path), **modes}
+        environment = {**os.environ, "MARKS": str(self.path), "PYTHONPATH": f"{self.path}:{ROOT}", **modes}
         return subprocess.Popen(
             [sys.executable, "-c", RUNNER, RUN],
             cwd=self.path,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regraft import pipeline, recipe
+from regraft import pipeline, recipe, tasks
 from regraft.errors import BadInput
 from regraft.parts import Schedule
 from tests.unit.test_recipe import MINIMAL
@@ -25,7 +25,7 @@ def test_a_step_needs_only_steps_before_it() -> None:
 
 
 def test_the_code_of_every_step_is_digested_from_its_own_files() -> None:
-    digests = {step.name: pipeline.code_digest(step) for step in pipeline.STEPS}
+    digests = {step.name: pipeline.code_digest(step, RECIPE.task) for step in pipeline.STEPS}
     assert len(set(digests.values())) == len(pipeline.STEPS)
 
 
@@ -56,3 +56,15 @@ def test_what_is_no_run_id_is_refused(run: str) -> None:
 
 def test_a_label_makes_another_run_of_the_same_window() -> None:
     assert pipeline.run_time("2026-11-24T03-00.try-2") == pipeline.run_time("2026-11-24T03-00")
+
+
+def test_the_pipeline_of_a_task_that_is_not_served_ends_with_promote() -> None:
+    served, others = ([t for t in tasks.names() if tasks.served(t) == is_served] for is_served in (True, False))
+    assert served
+    assert others
+    for task in served:
+        assert pipeline.steps(task) == pipeline.STEPS
+        assert list(pipeline.followers(task)) == ["Triton", "MLflow"]
+    for task in others:
+        assert [step.name for step in pipeline.steps(task)] == ["validate", "finetune", "evaluate", "promote"]
+        assert list(pipeline.followers(task)) == ["MLflow"]

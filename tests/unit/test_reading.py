@@ -11,25 +11,26 @@ from typing import Any
 
 import pytest
 
-from regraft import reading
+from regraft import reading, tasks
 from regraft.errors import BadInput
-from regraft.parts import Columns, Data
 from regraft.reading import delimited, lines
+from regraft.tasks.text_classification.recipe import Columns, Data
 
 OPEN = "opens a quote and does not close it"
 
 
-def source(path: Path, **more: Any) -> Data:
+def source(path: Path, **more: Any) -> reading.Source:
     columns = more.pop("columns", Columns(text="text", label="label"))
-    return Data(source=str(path), columns=columns, labels=("negative", "positive"), **more)
+    data = Data(source=str(path), columns=columns, labels=("negative", "positive"), **more)
+    return tasks.source("text-classification", data, data.source)
 
 
 def read(path: Path, content: bytes | str, **more: Any) -> list[tuple[str, str | None]]:
     """Texts and labels; of malformed rows their bytes and why they are malformed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    data = source(path, **more)
-    rows = [row for table, _ in reading.batches(data, reading.files(data)) for row in table.to_pylist()]
+    found = source(path, **more)
+    rows = [row for table, _ in reading.batches(found, reading.files(found)) for row in table.to_pylist()]
     assert [row["row"] for row in rows] == list(range(1, len(rows) + 1))
     return [(row["text"].decode(), row["malformed"] or row["label"]) for row in rows]
 

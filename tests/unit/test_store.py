@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import threading
@@ -15,9 +16,11 @@ from typing import Any
 import pytest
 
 from regraft.errors import AlreadyExists, BadInput, NotFound, Temporary
-from regraft.store import Manifest, Store
+from regraft.manifest import Manifest
+from regraft.store import Store
 
-PREFIX = "finetune/abc"
+IDENTITY = "abc0" * 16
+PREFIX = f"finetune/{IDENTITY}"
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -31,7 +34,7 @@ def store(url: str) -> Store:
 
 
 def fields() -> dict[str, Any]:
-    return {"step": "finetune", "identity": "abc", "document": {"inputs": {}}, "created_at": datetime.now(UTC)}
+    return {"step": "finetune", "identity": IDENTITY, "document": {"inputs": {}}, "created_at": datetime.now(UTC)}
 
 
 def folder(parent: Path, content: str = "weights", *, more: int = 3) -> Path:
@@ -179,6 +182,29 @@ def test_a_damaged_manifest_or_pointer_is_a_clear_error(store: Store) -> None:
     store.replace("runs/r/validate.json", b"\xff{")
     with pytest.raises(BadInput, match="damaged, not JSON"):
         store.read_json("runs/r/validate.json")
+
+
+@pytest.mark.parametrize(
+    ("step", "sentence", "refused_by"),
+    [
+        ("validate", "the data breaks the contract: rows: 3", "contract"),
+        ("evaluate", "Hold: too few rows", "gate"),
+        ("promote", "waiting for approval: regraft promote tiny --version 3", "approval"),
+        ("promote", "Reject: worse. Decided again by promote", "gate"),
+        ("deploy", "version 1 is too slow", "rollout"),
+        ("deploy", None, None),
+    ],
+)
+def test_a_manifest_from_before_refusals_had_a_kind_says_it_all_the_same(
+    store: Store, tmp_path: Path, step: str, sentence: str | None, refused_by: str | None
+) -> None:
+    store.publish(f"{step}/{IDENTITY}", folder(tmp_path), {**fields(), "step": step, "refused": sentence})
+    key = f"{step}/{IDENTITY}/manifest.json"
+    written = {key: value for key, value in store.read_json(key).items() if key != "refused_by"}
+    store.replace(key, json.dumps(written).encode())
+    manifest = store.manifest(f"{step}/{IDENTITY}")
+    assert manifest is not None
+    assert manifest.refused_by == refused_by
 
 
 def test_clearing_a_result_leaves_another_attempts_upload_alone(store: Store, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import s3fs
 
 from regraft.errors import BadInput, Temporary
 from regraft.store import Store
-from tests.tiny import Tiny
+from tests.worlds import Tiny
 
 
 def bucket_of(url: str) -> str:
@@ -22,14 +22,14 @@ def bucket_of(url: str) -> str:
 def test_a_missing_bucket_is_bad_input_whatever_is_asked(s3: str, tmp_path: Path) -> None:
     store = Store("s3://no-such-bucket-anywhere/prefix", "tiny")
     (tmp_path / "file").write_text("x")
-    fields = {"step": "finetune", "identity": "abc", "document": {}, "created_at": datetime.now(UTC)}
+    fields = {"step": "finetune", "identity": "abc0" * 16, "document": {}, "created_at": datetime.now(UTC)}
     for ask in (
         lambda: store.read("runs/r/validate.json"),
         lambda: store.create("ledger/00000001.json", b"1"),
         lambda: store.replace("runs/r/validate.json", b"1"),
         lambda: store.names("ledger"),
-        lambda: store.manifest("finetune/abc"),
-        lambda: store.publish("finetune/abc", tmp_path, fields),
+        lambda: store.manifest("finetune/" + "abc0" * 16),
+        lambda: store.publish("finetune/" + "abc0" * 16, tmp_path, fields),
     ):
         with pytest.raises(BadInput, match="the bucket of the store does not exist") as raised:
             ask()

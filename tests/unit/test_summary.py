@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from regraft import pipeline, summary
+from regraft import pipeline, recipe, summary
+from regraft.store import Store
+from tests.unit.test_recipe import MINIMAL
 
 
-def facts(stop: str = "", state: str = "", reason: str = "", **more: Any) -> dict[str, Any]:
+def facts(
+    stop: str = "", state: str = "", reason: str = "", refused_by: str | None = None, **more: Any
+) -> dict[str, Any]:
     """Facts of a run that stopped in a step, or came to its end."""
     steps: list[dict[str, Any]] = []
     for step in pipeline.STEPS:
         was = "skipped" if steps and steps[-1]["state"] in ("refused", "failed", "skipped") else "done"
         was = state if step.name == stop else was
         why = reason if step.name == stop else None
-        steps.append({"step": step.name, "state": was, "reason": why, "cached": False, "cost": None, "seconds": 1.0})
+        by = refused_by if step.name == stop else None
+        told = {"step": step.name, "state": was, "reason": why, "refused_by": by}
+        steps.append({**told, "cached": False, "cost": None, "seconds": 1.0})
     document: dict[str, Any] = {"recipe": "tiny", "run": "r", "steps": steps, "registered": 1, "prediction": None}
     document["stopped"] = next((s for s in steps if s["state"] in ("refused", "failed")), None)
     document["verdict"] = {"verdict": "promote", "sentence": "Promote: better.", "gates": []}
@@ -41,18 +48,36 @@ def verdict(name: str) -> dict[str, Any]:
         (facts(champion={"version": 2, "model": "n", "sequence": 2}), "replaced", "by now version 2 is champion"),
         (facts(champion=None), "replaced", "by now there is no champion"),
         (facts(serving=[]), "not served", "Promoted, not served: Triton does not serve version 1 now"),
-        (facts("deploy", "refused", "version 1 is too slow"), "not served", "Promoted, not served: version 1 is too"),
-        (facts("deploy", "failed", "the disk is full"), "not served", "Promoted, not served: the disk is full"),
-        (facts("evaluate", "refused", "Hold: too few rows.", verdict=verdict("hold")), "held", "Held: too few rows."),
         (
-            facts("evaluate", "refused", "Reject: too few rows.", verdict=verdict("reject")),
+            facts("deploy", "refused", "version 1 is too slow", "rollout"),
+            "not served",
+            "Promoted, not served: version 1 is too",
+        ),
+        (facts("deploy", "failed", "the disk is full"), "not served", "Promoted, not served: the disk is full"),
+        (
+            facts("evaluate", "refused", "Hold: too few rows.", "gate", verdict=verdict("hold")),
+            "held",
+            "Held: too few rows.",
+        ),
+        (
+            facts("evaluate", "refused", "Reject: too few rows.", "gate", verdict=verdict("reject")),
             "rejected",
             "Rejected: too few rows.",
         ),
-        (facts("promote", "refused", "waiting for approval: x"), "waiting", "Not promoted yet: waiting for approval"),
-        (facts("validate", "refused", "half is bad", verdict=None), "refused", "Refused by validate: half is bad"),
+        (facts("promote", "refused", "any words", "approval"), "waiting", "Not promoted yet: any words"),
+        (
+            facts("promote", "refused", "Reject: worse.", "gate", verdict=verdict("reject")),
+            "rejected",
+            "Rejected: worse.",
+        ),
+        (
+            facts("validate", "refused", "half is bad", "contract", verdict=None),
+            "refused",
+            "Refused by validate: half is bad",
+        ),
         (facts("finetune", "failed", "out of memory", verdict=None), "failed", "Failed in finetune: out of memory"),
         (facts("evaluate", "not run", verdict=None), "unfinished", "Not finished: evaluate has not run"),
+        (facts("evaluate", "begun", verdict=None), "unfinished", "evaluate is at work, or was killed"),
     ],
 )
 def test_the_headline_says_what_happened_in_the_end(found: dict[str, Any], state: str, sentence: str) -> None:
@@ -72,6 +97,17 @@ def test_how_it_is_served_and_each_warning_of_deploy_are_shown() -> None:
     said = shown(facts(deployed={"precision": "bf16", "warnings": ["int8 was tried: [it] loses 0.02"]}))
     assert "served as   bf16" in said
     assert "! int8 was tried: [it] loses 0.02" in said
+
+
+def test_the_live_answer_is_shown_in_the_few_words_of_its_task() -> None:
+    said = shown(facts(prediction={"text": "a [dim] film", "short": "[bold] 97%", "version": 1}))
+    assert "live        “a [dim] film” → [bold] 97%" in said
+
+
+def test_of_golden_answers_that_an_earlier_regraft_kept_no_live_one_is_asked(tmp_path: Path) -> None:
+    store = Store(str(tmp_path), "tiny")
+    store.create("golden/m-1", b'{"texts": ["a film"], "labels": [0], "answers": [[0.1, 0.9]]}')
+    assert summary.prediction("127.0.0.1:1", recipe.parse(MINIMAL), store, "m") is None
 
 
 def shown(found: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from regraft import recipe as recipes
 from regraft import sources, tasks
 from regraft.errors import BadInput
-from regraft.recipe import Recipe
+from regraft.parts import Recipe
 from tests import champions
 
 TASK = tasks.of("text-classification")
@@ -75,7 +75,7 @@ def test_a_loaded_model_answers_as_the_trained_one(kind: str, request: pytest.Fi
     loaded = TASK.load(recipe, tmp_path / "model", tmp_path / "base")
     expected = one_by_one(model, tokenizer, champions.TEXTS, recipe.training.max_length)
     assert np.ptp(expected) > 0.1, "all answers are alike, so this test shows nothing"
-    np.testing.assert_allclose(TASK.logits(loaded, champions.TEXTS, batch_size=8), expected, atol=1e-4)
+    np.testing.assert_allclose(TASK.logits(loaded, champions.TEXTS, size=8), expected, atol=1e-4)
 
 
 def test_only_adapter_and_head_are_trained(tiny_base: Path, tmp_path: Path) -> None:

@@ -20,7 +20,10 @@ from hypothesis import strategies as st
 
 from components.validate import freeze, rows
 from components.validate import text as texts
-from regraft.parts import Columns, Data, Splits
+from regraft.parts import Splits
+from regraft.rows import digests, tidy
+from regraft.tasks import text_classification as task
+from regraft.tasks.text_classification.recipe import Columns, Data
 
 ROOT = Path(__file__).parents[2]
 LABELS = ("negative", "positive")
@@ -38,7 +41,7 @@ def frozen(batches: list[list[Row]], *, splits: Splits | None = None, source_byt
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "buckets").mkdir()
-        buckets = freeze.Buckets(folder / "buckets", source_bytes)
+        buckets = freeze.Buckets(folder / "buckets", source_bytes, task.ROWS.target)
         quarantine = freeze.Parquet(folder / "quarantine.parquet")
         for batch in batches:
             table = pa.table(
@@ -50,10 +53,10 @@ def frozen(batches: list[list[Row]], *, splits: Splits | None = None, source_byt
                     "row": pa.array(range(len(batch)), pa.int64()),
                 }
             )
-            good, bad, _ = rows.judge(table, data, None, None)
+            good, bad, _ = rows.judge("text-classification", table, data, None, None)
             buckets.add(good)
             quarantine.add(bad)
-        freeze.freeze(buckets, folder, folder, quarantine, LABELS, 10)
+        freeze.freeze(task, data, buckets, out=folder, scratch=folder, quarantine=quarantine, sample=10)
         quarantine.close()
         found = {}
         for split in rows.SPLITS:
@@ -86,7 +89,7 @@ def test_a_row_keeps_its_split_whatever_other_rows_order_and_files(
 @given(st.lists(ROWS, min_size=2, max_size=30))
 def test_no_two_rows_that_share_a_near_duplicate_key_are_in_different_splits(some: list[Row]) -> None:
     found = frozen([some])
-    keys = texts.bands(texts.words(texts.tidy(pa.array([text for text, _ in found], pa.string()))))
+    keys = texts.bands(texts.words(tidy(pa.array([text for text, _ in found], pa.string()))))
     splits = list(found.values())
     for one, other in itertools.combinations(range(len(splits)), 2):
         if (keys[one] == keys[other]).any():
@@ -120,7 +123,7 @@ def reviews() -> list[str]:
 def test_texts_that_differ_in_one_word_are_recognised(change: Callable[[list[str], int], list[str]]) -> None:
     plain = reviews()
     changed = [" ".join(change(text.split(), i % 24)) for i, text in enumerate(plain)]
-    one, other = (texts.bands(texts.words(texts.tidy(pa.array(some)))) for some in (plain, changed))
+    one, other = (texts.bands(texts.words(tidy(pa.array(some)))) for some in (plain, changed))
     assert (one == other).any(axis=1).mean() > 0.95
     assert not (one == other[::-1]).any()
 
@@ -157,11 +160,11 @@ def test_the_number_of_buckets_does_not_show() -> None:
 
 def test_the_split_of_a_text_is_the_same_as_ever() -> None:
     """Written down, as another hash or another normal form would move the rows of every model."""
-    keys = texts.words(texts.tidy(pa.array([" A fine   film!", "e\u0301te\u0301"]))).spelled
+    keys = texts.words(tidy(pa.array([" A fine   film!", "e\u0301te\u0301"]))).spelled
     assert keys.to_pylist() == ["a fine film", "\u00e9t\u00e9"]
     assert texts.chances(keys).tolist() == [0.7295961973996248, 0.7382972473453007]
     digest = "f4e8ecda29af32295f23fe9bcb35b8b8b97f36be5b0358d4f01deadd2f41e18a"
-    assert texts.digests(pa.array(["positive\na fine film"])) == [digest]
+    assert digests(pa.array(["positive\na fine film"])) == [digest]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +219,7 @@ def test_a_long_run_of_marks_is_sorted_before_python_normalizes_it(monkeypatch: 
         return normalize(form, value)
 
     monkeypatch.setattr(unicodedata, "normalize", seen)
-    assert texts.tidy(pa.array(runs)).to_pylist() == meant
+    assert tidy(pa.array(runs)).to_pylist() == meant
     assert not any(before > after > 0 for classes in handed for before, after in itertools.pairwise(classes))
 
 
@@ -248,7 +251,7 @@ def test_no_row_of_the_shipped_example_is_called_damaged() -> None:
 )
 @settings(deadline=None)
 def test_what_is_done_to_many_texts_at_once_is_what_is_done_to_each(some: list[str]) -> None:
-    together = texts.tidy(pa.array(some, pa.string()))
+    together = tidy(pa.array(some, pa.string()))
     alone = [unicodedata.normalize("NFC", text) for text in some]
     assert together.to_pylist() == [" ".join(re.split(r"\s+", text.strip())) for text in alone]
     filled = together.filter(pa.array([bool(text) for text in together.to_pylist()], pa.bool_()))

@@ -39,7 +39,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- define "regraft.image" -}}
 {{- $registry := .root.Values.images.registry -}}
 {{- $tag := default .root.Chart.AppVersion .root.Values.images.tag -}}
-{{- if $registry }}{{ trimSuffix "/" $registry }}/{{ end }}regraft-{{ .image }}:{{ $tag }}
+{{- if $registry }}{{ trimSuffix "/" $registry }}/{{ end }}regraft-{{ .image }}:{{ $tag }}{{ with index .root.Values.images.digests .image }}@{{ . }}{{ end }}
 {{- end }}
 
 {{- /* What every pod has: pull secrets, no mounted token unless asked for, the restricted security context. */ -}}
@@ -82,6 +82,28 @@ securityContext:
 {{- end }}
 {{- end }}
 
+{{- /* The Secret with what MLflow knows its administrator by; empty where it asks nobody, or is not the chart's. */ -}}
+{{- define "regraft.mlflowSecret" -}}
+{{- if .Values.mlflow.auth.enabled }}
+{{- $made := .Values.mlflow.enabled | ternary (printf "%s-mlflow" (include "regraft.fullname" .)) "" }}
+{{- default $made .Values.mlflow.auth.existingSecret }}
+{{- end }}
+{{- end }}
+
+{{- /* What a client of MLflow sends. */ -}}
+{{- define "regraft.mlflowLogin" -}}
+{{- $secret := include "regraft.mlflowSecret" . }}
+{{- if $secret }}
+{{- range list "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" }}
+- name: {{ . }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $secret }}
+      key: {{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "regraft.claim" -}}
 {{- default (printf "%s-models" (include "regraft.fullname" .)) .Values.triton.repository.existingClaim }}
 {{- end }}
@@ -102,15 +124,17 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{- define "regraft.controlSecret" -}}
+{{- default (printf "%s-triton" (include "regraft.fullname" .)) .Values.triton.controlSecret }}
+{{- end }}
+
 {{- /* The token by which Triton knows who may load models. */ -}}
 {{- define "regraft.tritonToken" -}}
-{{- with .Values.triton.controlSecret }}
 - name: REGRAFT_TRITON_TOKEN
   valueFrom:
     secretKeyRef:
-      name: {{ . }}
+      name: {{ include "regraft.controlSecret" . }}
       key: REGRAFT_TRITON_TOKEN
-{{- end }}
 {{- end }}
 
 {{- define "regraft.storeEnvFrom" -}}

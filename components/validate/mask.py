@@ -1,0 +1,119 @@
+"""What of the rows a model would be trained on, looked at before it is: of tasks that do not learn all they see."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.validate import text
+from regraft import bases, locations, sources, tasks
+from regraft.errors import BadInput
+from regraft.exchange import UNTAUGHT, Check, Mask
+from regraft.step import Context, Work
+
+TOKENIZER_FILES = (".json", ".jinja", ".model", "vocab.txt", "merges.txt")
+"""What a tokenizer and its chat template are made from, and no weights."""
+INPUT = "chat_template"
+CUT = 0.05
+"""Share of rows whose answer is cut from which on that is a warning."""
+SHOWN = 4000
+"""Characters of a row that is shown."""
+
+
+def inputs(context: Context) -> dict[str, str]:
+    """Digest of the files that the base model's tokenizer is made from."""
+    base = context.recipe.base_model
+    if not hasattr(tasks.of(context.recipe.task), "mask"):
+        return {}
+    if base.revision or locations.champion(base.source):
+        return {INPUT: bases.pinned(context)["base_model"]}
+    return {INPUT: sources.digest(base.source, TOKENIZER_FILES)}
+
+
+def of(context: Work, sample: Any) -> Mask | None:
+    """What of a sample of the frozen rows is trained on; None for tasks that learn all they see.
+
+    Raises:
+        BadInput: the task cannot be learned from such a tokenizer, or with such settings.
+    """
+    task = tasks.of(context.recipe.task)
+    if INPUT not in context.inputs:
+        return None
+    tokenizer = _tokenizer(context, context.scratch / "tokenizer")
+    found: Mask | None = None if tokenizer is None else task.mask(context.recipe, tokenizer, sample)
+    return found
+
+
+def _tokenizer(context: Work, folder: Path) -> Any:
+    """The base model's tokenizer; None, which is said, where only training can load it."""
+    base = context.recipe.base_model
+    name, options = base.source.removeprefix("hf://"), {"revision": base.revision} if base.revision else {}
+    if locations.champion(base.source):
+        name = str(bases.tokenizer_files(context, folder, digest=context.inputs[INPUT]))
+    elif not base.revision:
+        found = sources.look(base.source, TOKENIZER_FILES)
+        system, name = sources.opened(base.source)
+        if "file" not in system.protocol:
+            found, name = sources.download(base.source, name, found, folder), str(folder)
+        if sources.combined(sources.digests(base.source, found)) != context.inputs[INPUT]:
+            raise BadInput(
+                "its files changed since this step began",
+                where=base.source,
+                state="nothing was put out",
+                next="repeat the command",
+            )
+    try:
+        return tasks.of(context.recipe.task).tokenizer(name, **options)
+    except (ImportError, OSError, ValueError) as error:  # code of its own, or a file of another format
+        why = str(error).partition("\n")[0][:200]
+        print(f"warning: what is learned of a row is looked at in training only: {why}", file=sys.stderr, flush=True)
+        return None
+
+
+def checks(mask: Mask) -> Iterator[Check]:
+    """Is what is trained on the answer, has each row some of it, and how much of it is cut?"""
+    from components.validate.contract import share
+
+    count, wrong = len(mask.lengths), mask.wrong
+    known = f"where the answer is {wrong[1]!r}, it would train on {wrong[0]!r}" if wrong else "answers are as they are"
+    yield Check(
+        name="mask",
+        key="base_model.source",
+        severity="critical",
+        observed=int(wrong is not None),
+        max=0,
+        rule="what the chat template shows as an answer is the answer",
+        sentence=f"in what the chat template makes of {count:,} rows of a sample, {known}",
+    )
+    why = "they are cut, or the chat template leaves it out"
+    for name, rows, most, what in (
+        ("untaught", mask.untaught, UNTAUGHT, f"have no token to learn: {why}"),
+        ("cut", mask.cut, CUT, f"lack a part of their answer: {why}"),
+    ):
+        found = share(len(rows), count)
+        yield Check(
+            name=name,
+            key="training.max_length",
+            severity="critical" if name == "untaught" else "warning",
+            observed=found,
+            max=most,
+            rule=f"at most {most:.0%} of the rows {what}",
+            sentence=f"{len(rows):,} of {count:,} rows of a sample ({found:.1%}) {what}, at most {most:.0%} may",
+        )
+
+
+def document(mask: Mask) -> dict[str, Any]:
+    """What validation.json says of it; personal data in what is shown has its kind in its place."""
+    import numpy as np
+
+    lengths, learned = np.asarray(mask.lengths or [0]), sum(mask.learned)
+    half, most, longest = (int(np.percentile(lengths, share)) for share in (50, 95, 100))
+    return {
+        "rows": len(mask.lengths),
+        "tokens": {"half": half, "95 %": most, "longest": longest, "all": int(lengths.sum()), "learned": learned},
+        "untaught": len(mask.untaught),
+        "cut": len(mask.cut),
+        "shown": [text.masked(row, SHOWN) for row in mask.shown],
+    }

@@ -1,0 +1,136 @@
+"""An assistant: a conversation in, its next turn out; what the tasks share whose models take part in conversations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from regraft import causal, escaped
+from regraft.causal import Assistant, Causal, answering, package, prompts
+from regraft.causal.prompts import Encoded, Message
+from regraft.errors import BadInput
+
+EXAMPLE = [{"messages": [{"role": "user", "content": "My parcel has not come. What can I do?"}]}]
+"""How MLflow's model is asked."""
+
+
+def for_training(recipe: Assistant, folder: Path) -> tuple[Any, Any]:
+    """The base model with a fresh adapter, and its tokenizer. Raises BadInput where it has no chat template."""
+    model, tokenizer = causal.for_training(recipe, folder)
+    templated(recipe, tokenizer)
+    return model, tokenizer
+
+
+def templated(recipe: Assistant, tokenizer: Any) -> None:
+    """Gives a base model's tokenizer the recipe's chat template, where there is one. Raises BadInput without any."""
+    tokenizer.chat_template = recipe.chat_template or tokenizer.chat_template
+    if not tokenizer.chat_template:
+        raise BadInput(
+            "the tokenizer has no chat template, which says how turns are told apart",
+            where=recipe.base_model.source,
+            next="take a base model made for chat, or write one in the recipe: chat_template: |",
+        )
+
+
+def load(recipe: Assistant, files: Path, folder: Path) -> Causal:
+    """The model of a finetune, from the files it published."""
+    return causal.load(recipe, files, folder, told=recipe.system)
+
+
+def space(recipe: Assistant) -> dict[str, int]:
+    """How many tokens there are for a conversation with its answer, and of those for the answer.
+
+    Raises:
+        BadInput: an answer may be as long as all.
+    """
+    longest, answer = recipe.training.max_length, recipe.generation.max_tokens
+    if longest < answer + 8:
+        raise BadInput(
+            f"{longest} tokens leave no room for a question before an answer of {answer}",
+            where="training.max_length",
+            next="raise training.max_length, or lower generation.max_tokens",
+        )
+    return {"max_length": longest, "max_tokens": answer}
+
+
+def conversation(tokenizer: Any, system: str | None, messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as the chat template gets them: with a word of the system, and without the tokenizer's own marks."""
+    own = system is not None and (not messages or messages[0]["role"] != "system")
+    told = [{"role": "system", "content": system}] if own else []
+    return [_plain(tokenizer, turn) for turn in (*told, *messages)]
+
+
+def _plain(tokenizer: Any, turn: Message) -> dict[str, Any]:
+    """A turn without the tokenizer's own marks, in what it says and in what it calls."""
+    others: dict[str, Any] = json.loads(prompts.plain(tokenizer, json.dumps({**turn, "content": ""})))
+    return {**others, "content": prompts.plain(tokenizer, turn["content"])}
+
+
+def fitting(tokenizer: Any, messages: Sequence[Message], most: int) -> list[Message]:
+    """A conversation that leaves its oldest turns out, whole, where it has more tokens; the system's word stays."""
+    told = [turn for turn in messages[:1] if turn["role"] == "system"]
+    rest = list(messages[len(told) :])
+    while len(prompts.tokens(tokenizer, prompts.prompt(tokenizer, [*told, *rest]))) > most:
+        later = next((place for place, turn in enumerate(rest) if place and turn["role"] == "user"), None)
+        if later is None:
+            break
+        rest = rest[later:]
+    return [*told, *rest]
+
+
+def asked(tokenizer: Any, system: str | None, messages: Sequence[Message], *, max_length: int, max_tokens: int) -> Any:
+    """The conversation in which the assistant's turn comes next, with room for it."""
+    whole, room = conversation(tokenizer, system, messages), max_length - max_tokens
+    kept = fitting(tokenizer, whole, room)
+    over = len(prompts.tokens(tokenizer, prompts.prompt(tokenizer, kept))) - room
+    if over > 0 and kept[-1]["content"]:  # one turn that is too long by itself is cut at its end
+        length = len(prompts.tokens(tokenizer, kept[-1]["content"], first=False))
+        short = prompts.beginning(tokenizer, kept[-1]["content"], max(length - over - 2, 1))
+        kept = [*kept[:-1], {**kept[-1], "content": short}]
+    return kept
+
+
+def asks(model: Causal, conversations: Iterable[Sequence[Message]]) -> list[list[int]]:
+    """Tokens of conversations, as a model is asked."""
+    tokenizer = model.tokenizer
+    kept = (asked(tokenizer, model.told, each, **model.room) for each in conversations)
+    return [prompts.tokens(tokenizer, prompts.prompt(tokenizer, each)) for each in kept]
+
+
+def taught(tokenizer: Any, system: str | None, row: tuple[str, str], *, max_length: int, max_tokens: int) -> Encoded:
+    """A row's conversation with its last turn, as tokens of which the assistant's are learned.
+
+    Args:
+        row: text and answer, as they are frozen.
+    """
+    kept = asked(tokenizer, system, json.loads(row[0]), max_length=max_length, max_tokens=max_tokens)
+    last = conversation(tokenizer, None, [json.loads(row[1])])
+    return prompts.cut(prompts.encoded(tokenizer, [*kept, *last]), max_length)
+
+
+def card(recipe: Assistant) -> str:
+    """A section of the model card: how it is asked."""
+    told = f"It is told before: {escaped.code(recipe.system)}\n\n" if recipe.system else ""
+    return (
+        f"## How it is asked\n\nBy the base model's chat template. {told}"
+        f"Conversations of more than {recipe.training.max_length - recipe.generation.max_tokens} tokens lose their "
+        f"oldest turns; an answer may have {recipe.generation.max_tokens}. It answers greedily. `trained_on.txt` shows "
+        "three rows as it saw them."
+    )
+
+
+def said(model: Causal, inputs: list[dict[str, Any]]) -> list[str]:
+    """What a model answers to conversations, each with its `messages`."""
+    return [answer.text for answer in answering.generated(model, asks(model, (each["messages"] for each in inputs)))]
+
+
+def logged(recipe: Assistant, model: Causal, rows: Any) -> tuple[Callable[..., Any], Callable[[str], str | None]]:
+    """What logs the model in MLflow, and the proof of what was logged; see `regraft.causal.package`.
+
+    Args:
+        rows: some of the holdout.
+    """
+    inputs = [{"messages": json.loads(text)} for text in rows["text"].to_pylist()]
+    return package.logged(recipe, model, said=said, inputs=inputs, example=EXAMPLE)

@@ -1,0 +1,132 @@
+"""A conversation as rows hold it: read in any of its formats, what is wrong with one, what is to be learned of it.
+
+Each row's JSON is read in Python: a batch has 16,384 rows at most, and a conversation is dear to make.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+NONE, DAMAGED, ROLE, ORDER, EMPTY, ANSWER, RESULT = REASONS = (
+    "no messages",
+    "damaged messages",
+    "unknown role",
+    "turns out of order",
+    "empty turn",
+    "no answer at the end",
+    "result without a call",
+)
+
+ROLES = {"human": "user", "gpt": "assistant", "bing": "assistant", "chatgpt": "assistant", "function": "tool"}
+"""ShareGPT's names of roles, and OpenAI's former one."""
+KNOWN = ("system", "user", "assistant", "tool")
+KEPT = ("role", "content", "tool_calls", "name", "tool_call_id")
+"""What counts of a message; the chat template sees nothing else."""
+
+
+class Row(NamedTuple):
+    """A row as it is read: the conversation, its last turn, and what is said before it, where there is no problem."""
+
+    text: str | None
+    answer: str | None
+    problem: str | None = None
+    role: str | None = None
+    said: str | None = None
+
+
+def written(value: Any) -> str:
+    """JSON of one form, without half a character, which UTF-8 has not."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace").decode()
+
+
+def of_pair(prompt: str | None, completion: str | None) -> Row:
+    """A row of a prompt and its completion."""
+    if prompt is None and completion is None:
+        return Row(None, None, NONE)
+    turns = [{"role": "user", "content": prompt or ""}, {"role": "assistant", "content": completion or ""}]
+    return judged(turns, json.dumps(turns))
+
+
+def of_messages(value: str | None) -> Row:
+    """A row of messages."""
+    if value is None or not value.strip() or value.strip() in ("null", '""', "[]"):
+        return Row(None, None, NONE)
+    try:
+        found = json.loads(value)
+        found = json.loads(found) if isinstance(found, str) else found  # a column of JSON texts
+    except (ValueError, RecursionError):
+        return Row(value, None, DAMAGED)
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        return Row(value, None, DAMAGED)
+    return judged(found, value)
+
+
+def judged(found: list[dict[str, Any]], value: str) -> Row:
+    """A row of messages of either format; what is wrong with it, where something is."""
+    turns = []
+    for one in found:
+        role = one.get("role", one.get("from"))
+        said = one.get("content", one.get("value"))
+        calls = one.get("tool_calls") or None
+        if not isinstance(role, str) or not isinstance(said, str | None) or not isinstance(calls, list | None):
+            return Row(value, None, DAMAGED)
+        role = ROLES.get(role, role)
+        if role not in KNOWN:
+            return Row(value, None, ROLE, role)
+        turn = {**one, "role": role, "content": said or "", "tool_calls": calls}
+        turns.append({key: turn[key] for key in KEPT if turn.get(key) is not None})
+    problem = _problem(turns)
+    if problem:
+        return Row(value, None, problem)
+    said = "\n".join(turn["content"] for turn in turns[:-1])
+    return Row(written(turns[:-1]), written(turns[-1]), said=said.encode("utf-8", "replace").decode())
+
+
+def _problem(turns: Sequence[Mapping[str, Any]]) -> str | None:
+    """What is wrong with the order of turns, or with one of them."""
+    if not turns:
+        return NONE
+    before = ""
+    for number, turn in enumerate(turns):
+        role = turn["role"]
+        if not turn["content"].strip() and "tool_calls" not in turn:
+            return EMPTY
+        if role == "tool" and not (before == "tool" or (number and "tool_calls" in turns[number - 1])):
+            return RESULT
+        follows = {"system": ("",), "user": ("", "system", "assistant"), "assistant": ("user", "tool")}
+        if before not in follows.get(role, (before,)):
+            return ORDER
+        before = role
+    return None if before == "assistant" else ANSWER
+
+
+def content(answer: str) -> str:
+    """What a turn says, of its JSON; calls of tools as JSON."""
+    turn = json.loads(answer)
+    calls = turn.get("tool_calls")
+    return turn["content"] if not calls else f"{turn['content']}{written(calls)}"
+
+
+def pieces(rows: Any) -> list[list[str]]:
+    """What a model is to learn of each frozen row: what each of the assistant's turns says, and the tools it calls."""
+    out = []
+    for text, answer in zip(rows["text"].to_pylist(), rows["answer"].to_pylist(), strict=True):
+        said = list[str]()
+        for turn in (*json.loads(text), json.loads(answer)):
+            if turn["role"] == "assistant":
+                said += [turn["content"], *called(turn)]
+        out.append(said)
+    return out
+
+
+def transcript(text: str) -> str:
+    """A frozen conversation as people read it."""
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in json.loads(text))
+
+
+def called(turn: Mapping[str, Any]) -> list[str]:
+    """The names of the tools that a turn calls."""
+    calls = [call.get("function", call) for call in turn.get("tool_calls", ()) if isinstance(call, dict)]
+    return [str(call.get("name", "")) for call in calls if isinstance(call, dict)]

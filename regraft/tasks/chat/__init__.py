@@ -1,0 +1,48 @@
+"""Conversations in, the assistant's next turn out: a language model with an adapter."""
+
+from regraft.causal import merged, tokenizer, untrained
+from regraft.causal.assistant import card, for_training, load, logged
+from regraft.tasks.chat.lesson import CHOSEN_BY, lesson, mask
+from regraft.tasks.chat.metrics import LIBRARIES, METRICS, broken, comparable, own, tally
+from regraft.tasks.chat.model import answers
+from regraft.tasks.chat.probes import probed, probes, prompted
+from regraft.tasks.chat.recipe import Recipe
+from regraft.tasks.chat.report import examples, figures, predictions
+from regraft.tasks.chat.rows import ROWS, checks, counts, known, named, rows, shown
+
+READS = ("system", "chat_template", "generation", "training.max_length")
+
+__all__ = [
+    "CHOSEN_BY",
+    "LIBRARIES",
+    "METRICS",
+    "READS",
+    "ROWS",
+    "Recipe",
+    "answers",
+    "broken",
+    "card",
+    "checks",
+    "comparable",
+    "counts",
+    "examples",
+    "figures",
+    "for_training",
+    "known",
+    "lesson",
+    "load",
+    "logged",
+    "mask",
+    "merged",
+    "named",
+    "own",
+    "predictions",
+    "probed",
+    "probes",
+    "prompted",
+    "rows",
+    "shown",
+    "tally",
+    "tokenizer",
+    "untrained",
+]

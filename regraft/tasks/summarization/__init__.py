@@ -1,0 +1,44 @@
+"""A document in, a summary out: a language model with an adapter."""
+
+from regraft.causal import for_training, merged, tokenizer, untrained
+from regraft.tasks.summarization.lesson import CHOSEN_BY, card, lesson, mask
+from regraft.tasks.summarization.metrics import LIBRARIES, METRICS, broken, comparable, own, tally
+from regraft.tasks.summarization.model import answers, load
+from regraft.tasks.summarization.package import logged
+from regraft.tasks.summarization.recipe import Recipe
+from regraft.tasks.summarization.report import examples, figures, predictions
+from regraft.tasks.summarization.rows import ROWS, checks, counts, known, named, rows, shown
+
+READS = ("prompt", "generation", "training.max_length", "data.language")
+
+__all__ = [
+    "CHOSEN_BY",
+    "LIBRARIES",
+    "METRICS",
+    "READS",
+    "ROWS",
+    "Recipe",
+    "answers",
+    "broken",
+    "card",
+    "checks",
+    "comparable",
+    "counts",
+    "examples",
+    "figures",
+    "for_training",
+    "known",
+    "lesson",
+    "load",
+    "logged",
+    "mask",
+    "merged",
+    "named",
+    "own",
+    "predictions",
+    "rows",
+    "shown",
+    "tally",
+    "tokenizer",
+    "untrained",
+]

@@ -1,0 +1,24 @@
+"""The model as MLflow keeps it: texts in, summaries out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from regraft.causal import Causal, answering, package
+from regraft.tasks.summarization.model import asks
+from regraft.tasks.summarization.recipe import Recipe
+
+
+def said(model: Causal, inputs: list[str]) -> list[str]:
+    """What a model answers to documents."""
+    return [answer.text for answer in answering.generated(model, asks(model, inputs))]
+
+
+def logged(recipe: Recipe, model: Causal, rows: Any) -> tuple[Callable[..., Any], Callable[[str], str | None]]:
+    """What logs the model in MLflow, and the proof of what was logged; see `regraft.causal.package`.
+
+    Args:
+        rows: some of the holdout.
+    """
+    return package.logged(recipe, model, said=said, inputs=rows["text"].to_pylist(), example=package.EXAMPLE)

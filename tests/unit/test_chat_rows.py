@@ -1,0 +1,97 @@
+"""What a conversation is, in whatever format it comes, and what is wrong with one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from regraft.tasks.chat.recipe import Data
+from regraft.tasks.chat.rows import rows
+
+MESSAGES = Data.model_validate({"source": "x", "columns": {"messages": "m"}})
+PAIR = Data.model_validate({"source": "x", "columns": {"prompt": "p", "completion": "c"}})
+USER, SAID = {"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "Here."}
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "find", "arguments": "{}"}}]}
+RESULT = {"role": "tool", "content": "shelf 4"}
+SYSTEM = {"role": "system", "content": "Be short."}
+
+
+def read(*messages: Any) -> tuple[str | None, str | None, str | None]:
+    """Text, answer and problem of one row."""
+    found = rows({"messages": pa.array([m if isinstance(m, str) else json.dumps(m) for m in messages])}, MESSAGES)
+    problem = next((reason for reason, applies in found.problems if applies[0]), None)
+    return found.text[0].as_py(), found.target["answer"][0].as_py(), problem
+
+
+def test_one_conversation_is_one_row_in_every_format() -> None:
+    openai, _, _ = read([USER, SAID]), None, None
+    text, answer, problem = openai
+    assert problem is None
+    assert json.loads(text or "") == [USER]
+    assert json.loads(answer or "") == SAID
+    sharegpt = [{"from": "human", "value": USER["content"]}, {"from": "gpt", "value": SAID["content"]}]
+    assert read(sharegpt) == openai
+    assert read(json.dumps(json.dumps([USER, SAID]))) == openai, "a column of JSON texts"
+    pair = rows({"prompt": pa.array([USER["content"]]), "completion": pa.array([SAID["content"]])}, PAIR)
+    assert (pair.text[0].as_py(), pair.target["answer"][0].as_py()) == (text, answer)
+    assert pair.shown[0].as_py() == "Here."
+
+
+def test_keys_that_no_template_sees_make_no_other_row() -> None:
+    assert read([{**USER, "id": 7, "weight": None}, SAID]) == read([USER, SAID])
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [SYSTEM, USER, SAID],
+        [USER, SAID, USER, SAID],
+        [USER, CALL, RESULT, SAID],
+        [USER, CALL, RESULT, RESULT, SAID],
+        [USER, CALL],
+    ],
+)
+def test_turns_that_follow_each_other_are_a_conversation(messages: list[Any]) -> None:
+    assert read(messages)[2] is None
+
+
+@pytest.mark.parametrize(
+    ("messages", "problem"),
+    [
+        ("", "no messages"),
+        ("null", "no messages"),
+        ("[]", "no messages"),
+        ("{", "damaged messages"),
+        ('"hello"', "damaged messages"),
+        ("[" * 100_000, "damaged messages"),
+        ({"role": "user"}, "damaged messages"),
+        ([1, 2], "damaged messages"),
+        ([{"role": "user", "content": ["x"]}, SAID], "damaged messages"),
+        ([{"content": "x"}, SAID], "damaged messages"),
+        ([USER, {**SAID, "tool_calls": "find"}], "damaged messages"),
+        ([{"role": "owner", "content": "x"}, SAID], "unknown role"),
+        ([SAID], "turns out of order"),
+        ([SAID, USER, SAID], "turns out of order"),
+        ([USER, USER, SAID], "turns out of order"),
+        ([USER, SAID, SAID], "turns out of order"),
+        ([USER, SYSTEM, SAID], "turns out of order"),
+        ([SYSTEM, SYSTEM, USER, SAID], "turns out of order"),
+        ([{"role": "user", "content": "  "}, SAID], "empty turn"),
+        ([USER, {"role": "assistant", "content": None}], "empty turn"),
+        ([USER, SAID, USER], "no answer at the end"),
+        ([USER], "no answer at the end"),
+        ([USER, RESULT, SAID], "result without a call"),
+        ([RESULT, SAID], "result without a call"),
+    ],
+)
+def test_what_is_no_conversation_is_set_aside_with_its_reason(messages: Any, problem: str) -> None:
+    assert read(messages)[2] == problem
+
+
+def test_half_a_character_is_replaced() -> None:
+    text, _, problem = read('[{"role":"user","content":"a\\ud800b"},{"role":"assistant","content":"x"}]')
+    assert problem is None
+    assert json.loads(text or "")[0]["content"] == "a?b"
