@@ -22,6 +22,17 @@ from tests import worlds
 from tests.worlds import Tiny
 
 
+@pytest.fixture(autouse=True)
+def mlflow_forgets_its_server() -> Iterator[None]:
+    """What a test told MLflow in this process (a global, and a variable, which MLflow sets too) ends with the test."""
+    with pytest.MonkeyPatch.context() as before:
+        before.setenv("MLFLOW_TRACKING_URI", "")  # so that it is put back, whoever sets it
+        before.delenv("MLFLOW_TRACKING_URI")
+        yield
+    if mlflow := sys.modules.get("mlflow"):
+        mlflow.set_tracking_uri(None)
+
+
 @pytest.fixture(scope="session")
 def tiny_base(bases: Callable[[str], Path]) -> Path:
     """Folder of a BERT with 2 layers and random weights, with its tokenizer."""
