@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, TextIO, cast
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-"""The Content-Security-Policy of each page that regraft writes: no script, and nothing asked of any server. Pictures
-that matplotlib makes of many cells are data within the page."""
+"""The Content-Security-Policy of pages with rows in them: no script, and nothing asked of any server. Pictures that
+matplotlib makes of many cells are data within the page. `views.POLICY` is that of regraft's own pages."""
 
 MARKDOWN = 1200
 """Characters of a text in Markdown: a sentence on many failed slices would leave no room for what else there is."""

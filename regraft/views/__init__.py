@@ -5,10 +5,13 @@ Equal numbers make equal bytes. `templates/page.html.j2` is what all pages share
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from regraft import escaped
@@ -23,6 +26,11 @@ STYLE: Any = {
     "axes.spines.right": False,
     "figure.constrained_layout.use": True,
 }
+
+SCRIPT = (Path(__file__).parent / "templates/rows.js").read_text(encoding="utf-8")
+"""What sorts and filters tables of rows, where a page is opened."""
+POLICY = f"{escaped.POLICY}; script-src 'sha256-{base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'"
+"""`escaped.POLICY`, but for this one script: a browser runs no other."""
 
 
 @contextmanager
@@ -53,6 +61,7 @@ def inline(picture: str) -> Any:
 def page(package: str, template: str, **values: Any) -> str:
     """The HTML of a page, from a template in a package's folder `templates` that extends `page.html.j2`."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package), PackageLoader(__name__)]),
@@ -60,4 +69,5 @@ def page(package: str, template: str, **values: Any) -> str:
         finalize=lambda value: escaped.lines(value) if type(value) is str else value,  # our own SVG is Markup
         undefined=StrictUndefined,
     )
-    return environment.get_template(template).render(policy=escaped.POLICY, **values)
+    script = Markup(SCRIPT)  # noqa: S704  our own
+    return environment.get_template(template).render(policy=POLICY, script=script, **values)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,10 +20,10 @@ import pytest
 from markdown_it import MarkdownIt
 
 from components.evaluate import plots
-from regraft import escaped, process, verdicts
+from regraft import escaped, process, verdicts, views
 from regraft.cli.app import console
 from regraft.errors import Exit
-from regraft.exchange import Contest
+from regraft.exchange import Contest, Examples
 from regraft.tasks import text_classification as task
 from tests.contract.conftest import laptop  # noqa: F401 - a fixture
 from tests.contract.validating import Laptop, reviews
@@ -38,13 +39,13 @@ SEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Page(HTMLParser):
-    """The elements of a page with their attributes, and its words."""
+    """The elements of a page with their attributes, and its words, but for the one script of our own."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.words = ""
-        self.feed(text)
+        self.feed(text.replace(f"<script>{views.SCRIPT}</script>", "", 1))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
@@ -113,7 +114,7 @@ def test_no_row_breaks_out_of_the_data_page(laptop: Laptop) -> None:  # noqa: F8
     html = (folder / "data.html").read_text()
     found = Page(html)
     assert found.acts == []
-    assert found.policy == escaped.POLICY
+    assert found.policy == views.POLICY
     assert not SEEN.search(html)
     assert found.words.count(f"{PICTURE} {LINK} {FORMULA} nearly the same") >= 2, "it is shown, letter by letter"
     for start in ("unknown", "damaged"):
@@ -142,7 +143,7 @@ def test_slices_and_rows_are_texts_in_the_report(contest: Contest, tmp_path: Pat
     found = Page(html)
     assert found.acts == []
     assert not SEEN.search(html), "nor does one turn what stands after it"
-    assert found.policy == escaped.POLICY
+    assert found.policy == views.POLICY
     assert found.words.count(PICTURE) > 3
 
 
@@ -162,25 +163,50 @@ def test_no_label_or_slice_breaks_a_picture(contest: Contest, tmp_path: Path) ->
     assert FORMULA in shown, "as it is, and not as a formula"
 
 
-def test_a_page_with_markup_in_it_would_still_run_no_script(tmp_path: Path) -> None:
-    """The second wall: even where something is not escaped, a browser runs nothing."""
+@pytest.fixture
+def opened(tmp_path: Path) -> Callable[[str], str]:
+    """Gives a page's elements when a browser has opened it."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("there is no chromium here")
-    report = page(contest_of(), tmp_path).replace("<main>", f"<main>{PICTURE}<script>document.title='ran'</script>", 1)
-    (tmp_path / "guarded.html").write_text(report)
-    (tmp_path / "open.html").write_text(re.sub(r"<meta http-equiv[^>]*>", "", report))
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     flags += f"--disable-component-update --disable-sync --user-data-dir={tmp_path}/profile --dump-dom"
 
-    def title(name: str) -> str | None:
-        command = [chromium, *flags.split(), (tmp_path / name).as_uri()]
-        dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-        found = re.search("<title>(.*?)</title>", dom)
-        return found and found[1]
+    def dom(html: str) -> str:
+        (tmp_path / "opened.html").write_text(html)
+        command = [chromium, *flags.split(), (tmp_path / "opened.html").as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
-    assert title("open.html") == "ran"
-    assert "tiny" in str(title("guarded.html"))
+    return dom
+
+
+def unguarded(report: str) -> str:
+    return re.sub(r"<meta http-equiv[^>]*>", "", report)
+
+
+def test_a_page_with_markup_in_it_would_still_run_no_other_script(opened: Callable[[str], str], tmp_path: Path) -> None:
+    """The second wall: even where something is not escaped, a browser runs nothing but the script of our own."""
+    report = page(contest_of(), tmp_path).replace("<main>", f"<main>{PICTURE}<script>document.title='ran'</script>", 1)
+    assert "<title>ran</title>" in opened(unguarded(report))
+    guarded = opened(report)
+    assert "<title>tiny" in guarded
+    assert '<input type="search"' in guarded, "which runs"
+
+
+def test_rows_of_a_report_are_sorted_and_searched_offline(opened: Callable[[str], str], tmp_path: Path) -> None:
+    rows = [("b", "ten (0.10)"), ("a", f"{PICTURE} (-2.5)"), ("c", "nine (0.9)")]
+    examples = [Examples(title="t", count=3, columns=("asked", "challenger (chrF)"), rows=rows)]
+    acting = """
+        const shown = () => rows().map((row) => row.cells[0].textContent);
+        const rows = () => [...table.rows].slice(1).filter((row) => !row.hidden);
+        const table = [...document.querySelectorAll("table.rows")].at(-1), found = [shown()];
+        for (const column of [0, 1, 1]) { table.rows[0].cells[column].firstChild.click(); found.push(shown()); }
+        const filter = [...document.querySelectorAll("input")].at(-1);
+        filter.value = "NINE"; filter.dispatchEvent(new Event("input")); found.push(shown());
+        document.title = found.join(" ");
+    """
+    report = page(contest_of(), tmp_path, examples).replace(views.SCRIPT, views.SCRIPT + acting)
+    assert "<title>b,a,c a,b,c a,b,c c,b,a c</title>" in opened(unguarded(report))
 
 
 def test_the_verdict_as_markdown_has_no_link_picture_or_element_of_a_row(contest: Contest) -> None:
