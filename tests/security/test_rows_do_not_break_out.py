@@ -194,8 +194,8 @@ def test_a_page_with_markup_in_it_would_still_run_no_other_script(opened: Callab
 
 
 def test_rows_of_a_report_are_sorted_and_searched_offline(opened: Callable[[str], str], tmp_path: Path) -> None:
-    rows = [("b", "ten (0.10)"), ("a", f"{PICTURE} (-2.5)"), ("c", "nine (0.9)")]
-    examples = [Examples(title="t", count=3, columns=("asked", "challenger (chrF)"), rows=rows)]
+    rows = [("b", "ten (0.10)"), ("a", f"{PICTURE} (-2.5)"), ("c", "nine (0.9)"), *[("d", "(1.0)")] * 7]
+    examples = [Examples(title="t", count=10, columns=("asked", "challenger (chrF)"), rows=rows)]
     acting = """
         const shown = () => rows().map((row) => row.cells[0].textContent);
         const rows = () => [...table.rows].slice(1).filter((row) => !row.hidden);
@@ -206,7 +206,8 @@ def test_rows_of_a_report_are_sorted_and_searched_offline(opened: Callable[[str]
         document.title = found.join(" ");
     """
     report = page(contest_of(), tmp_path, examples).replace(views.SCRIPT, views.SCRIPT + acting)
-    assert "<title>b,a,c a,b,c a,b,c c,b,a c</title>" in opened(unguarded(report))
+    found = "b,a,c,{0} a,b,c,{0} a,b,c,{0} {0},c,b,a c".format(",".join("d" * 7))
+    assert f"<title>{found}</title>" in opened(unguarded(report))
 
 
 def test_the_verdict_as_markdown_has_no_link_picture_or_element_of_a_row(contest: Contest) -> None:

@@ -1,14 +1,14 @@
-// Tables of rows: a click on a heading sorts by it, twice the other way; what is typed above hides rows without it.
+// Tables of rows: a click on a heading sorts by it, twice the other way; what is typed above a long one hides rows
+// without it.
 for (const table of document.querySelectorAll("table.rows")) {
   const rows = [...table.rows].slice(1);
-  if (rows.length < 2) continue;
   const filter = Object.assign(document.createElement("input"), { type: "search", placeholder: "show rows with …" });
   filter.setAttribute("aria-label", filter.placeholder);
   filter.addEventListener("input", () => {
     const wanted = filter.value.toLowerCase();
     for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
   });
-  table.parentElement.before(filter);
+  if (rows.length > 9) table.parentElement.before(filter);
   // A number alone, or the score in brackets behind a text.
   const number = (text) => parseFloat((/\(([-+]?[\d.]+)\)$/.exec(text) ?? [, text.replaceAll(",", "")])[1]);
   const headings = [...table.rows[0].cells];
