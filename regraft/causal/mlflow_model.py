@@ -16,12 +16,12 @@ class Model(PythonModel):
     def load_context(self, context: Any) -> None:
         base = context.artifacts.get("base")
         settings = context.model_config
-        self._model = package.opened(Path(context.artifacts["model"]), settings, base=Path(base) if base else None)
+        self.model = package.opened(Path(context.artifacts["model"]), settings, base=Path(base) if base else None)
         module, name = settings["answers"]
         self._said = getattr(import_module(module), name)
 
     def predict(self, context: Any, model_input: list[Any], params: dict[str, Any] | None = None) -> list[Any]:
-        answers: list[Any] = self._said(self._model, model_input)
+        answers: list[Any] = self._said(self.model, model_input)
         return answers
 
 

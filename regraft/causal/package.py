@@ -11,7 +11,11 @@ from typing import Any
 
 from regraft import base_model
 from regraft.causal import Causal, Tuned, tokenizer
+from regraft.causal.answering import of_references
+from regraft.causal.prompts import Encoded
 
+SAME = 1e-3
+"""Most that a token's mean log-probability may differ in a model that was loaded back: sums come in another order."""
 EXAMPLE = ["Anna wrote from Lisbon that all went well. She has found a flat by the river, and starts work on Monday."]
 """How a model is asked that takes texts."""
 
@@ -22,6 +26,7 @@ def logged(
     *,
     said: Callable[[Causal, list[Any]], list[Any]],
     inputs: list[Any],
+    right: Callable[[Causal], list[Encoded]],
     example: Any,
 ) -> tuple[Callable[..., Any], Callable[[str], str | None]]:
     """What logs a model in MLflow, and the proof of what was logged.
@@ -33,6 +38,7 @@ def logged(
     Args:
         said: what a model answers to inputs; MLflow's program finds it by its module and name.
         inputs: some, by whose answers a model that was loaded back is compared.
+        right: what a model is shown, whose probability is compared too; none where the answers are such.
         example: an input that nobody sent us, to show how it is asked: whoever may read MLflow reads it.
     """
     import mlflow
@@ -65,14 +71,25 @@ def logged(
                 tags=tags,
             )
 
-    expected = said(model, inputs)
+    expected, probable = said(model, inputs), _of_a_token(model, right)
 
     def proof(uri: str) -> str | None:
-        pairs = zip(mlflow.pyfunc.load_model(uri).predict(inputs), expected, strict=True)
-        different = [pair for pair in pairs if pair[0] != pair[1]]
-        return f"answers {different[0][0]!r} instead of {different[0][1]!r}" if different else None
+        loaded = mlflow.pyfunc.load_model(uri)
+        answers, again = loaded.predict(inputs), _of_a_token(loaded.unwrap_python_model().model, right)
+        for one, other in zip(answers, expected, strict=True):
+            if one != other:
+                return f"answers {one!r} instead of {other!r}"
+        for now, before in zip(again, probable, strict=True):
+            if abs(now - before) > SAME:
+                return f"finds a reference's tokens of log-probability {now:.4f} on average instead of {before:.4f}"
+        return None
 
     return log, proof
+
+
+def _of_a_token(model: Causal, right: Callable[[Causal], list[Encoded]]) -> list[float]:
+    """Log-probability (natural) of a token that is right, the mean of each row."""
+    return [total / max(count, 1) for total, count in of_references(model, right(model))]
 
 
 def _own_requirements() -> list[str]:

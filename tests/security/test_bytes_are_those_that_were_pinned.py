@@ -199,10 +199,12 @@ def test_mlflows_example_of_how_to_ask_is_no_row_of_ours(
     rows = (
         [json.dumps([{"role": "user", "content": text}]) for text in said] if isinstance(declared, Assistant) else said
     )
+    answer = json.dumps({"role": "assistant", "content": "yes"})
+    target = dict.fromkeys(tasks.of(task).ROWS.target, [answer] * len(said))
     shown = list[Any]()
     for flavor in (import_module("mlflow.transformers"), import_module("mlflow.pyfunc")):  # mlflow's own are lazy
         monkeypatch.setattr(flavor, "log_model", lambda **told: shown.append(told["input_example"]))
-    log, _ = tasks.of(task).logged(declared, loaded, pa.table({"text": rows}))
+    log, _ = tasks.of(task).logged(declared, loaded, pa.table({"text": rows, **target}))
     log(name="x", pip_requirements=[], tags={})
     (example,) = shown
     assert example

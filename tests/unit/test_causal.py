@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,30 @@ def test_an_answer_and_a_likelihood_do_not_depend_on_the_neighbours(model: causa
     assert [total for total, _ in together] == pytest.approx([total for total, _ in alone], rel=1e-4)
     asks = [row.ids[: row.trained.index(True)] for row in rows]
     assert answering.generated(model, asks) == [answering.generated(model, [ask])[0] for ask in asks]
+
+
+@pytest.mark.slow
+def test_what_mlflow_loads_back_says_the_same_and_finds_it_as_probable(
+    base: Path, mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+    import pyarrow as pa
+    import torch
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    known = declared("chat", base)
+    adapted, tokenizer = causal.for_training(known, tmp_path)
+    model = causal.Causal(adapted.eval(), tokenizer, 64, 12)
+    asked, answers = ([json.dumps([turn]) for turn in TALK[1::2]], [json.dumps(turn) for turn in TALK[2::2]])
+    rows = pa.table({"text": asked, "answer": answers})
+    log, proof = assistant.logged(known, model, rows)
+    with mlflow.start_run():
+        uri = log(name="tiny", pip_requirements=["mlflow"], tags={}).model_uri
+    assert proof(uri) is None
+    with torch.no_grad():
+        adapted.get_base_model().model.norm.weight.mul_(20)  # its words stay, it is only surer of them
+    _, surer = assistant.logged(known, model, rows)
+    assert "log-probability" in str(surer(uri))
 
 
 def test_without_its_adapter_a_model_is_its_base(model: causal.Causal, base: Path) -> None:

@@ -1,10 +1,10 @@
 """Which of two answers people prefer: a language model with an adapter that finds it the more probable."""
 
 from regraft.causal import merged, tokenizer, untrained
-from regraft.causal.assistant import for_training, load, logged
+from regraft.causal.assistant import for_training, load
 from regraft.tasks.preferences.lesson import CHOSEN_BY, card, lesson, mask
 from regraft.tasks.preferences.metrics import LIBRARIES, METRICS, broken, comparable, own, tally
-from regraft.tasks.preferences.model import answers
+from regraft.tasks.preferences.model import answers, logged
 from regraft.tasks.preferences.recipe import Recipe
 from regraft.tasks.preferences.report import examples, figures, predictions
 from regraft.tasks.preferences.rows import ROWS, checks, counts, known, named, rows, shown

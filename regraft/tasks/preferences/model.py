@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from regraft.causal import Causal, answering
+from regraft.causal.assistant import logged as logged_assistant
 from regraft.causal.assistant import taught
 from regraft.causal.prompts import Encoded
+
+logged = functools.partial(logged_assistant, answer="chosen")
 
 
 class Pair(NamedTuple):

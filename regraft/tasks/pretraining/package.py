@@ -32,4 +32,5 @@ def logged(recipe: Recipe, model: Causal, rows: Any) -> tuple[Callable[..., Any]
     Args:
         rows: some of the holdout.
     """
-    return package.logged(recipe, model, said=said, inputs=rows["text"].to_pylist()[:PROBES], example=package.EXAMPLE)
+    inputs = rows["text"].to_pylist()[:PROBES]
+    return package.logged(recipe, model, said=said, inputs=inputs, right=lambda _: [], example=package.EXAMPLE)

@@ -8,6 +8,7 @@ from typing import Any
 
 from regraft import causal
 from regraft.causal import Causal, answering, prompts
+from regraft.causal.prompts import Encoded
 from regraft.tasks.summarization.recipe import Recipe
 
 
@@ -49,9 +50,12 @@ def asks(model: Causal, texts: Iterable[str]) -> list[list[int]]:
     return [prompts.tokens(tokenizer, prompts.prompt(tokenizer, ask.asked(text))) for text in texts]
 
 
+def right(model: Causal, rows: Any) -> list[Encoded]:
+    """Tokens of documents with the summaries that are right."""
+    ask, pairs = asker(model), zip(rows["text"].to_pylist(), rows["summary"].to_pylist(), strict=True)
+    return [prompts.encoded(model.tokenizer, ask.answered(*pair)) for pair in pairs]
+
+
 def answers(model: Causal, rows: Any) -> Any:
     """What a model says to each row, as `answering.table`."""
-    texts, ask = rows["text"].to_pylist(), asker(model)
-    pairs = zip(texts, rows["summary"].to_pylist(), strict=True)
-    right = [prompts.encoded(model.tokenizer, ask.answered(*pair)) for pair in pairs]
-    return answering.table(model, asks(model, texts), right)
+    return answering.table(model, asks(model, rows["text"].to_pylist()), right(model, rows))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from regraft.causal import Causal, answering, package
-from regraft.tasks.summarization.model import asks
+from regraft.tasks.summarization.model import asks, right
 from regraft.tasks.summarization.recipe import Recipe
 
 
@@ -21,4 +22,5 @@ def logged(recipe: Recipe, model: Causal, rows: Any) -> tuple[Callable[..., Any]
     Args:
         rows: some of the holdout.
     """
-    return package.logged(recipe, model, said=said, inputs=rows["text"].to_pylist(), example=package.EXAMPLE)
+    inputs, of_rows = rows["text"].to_pylist(), functools.partial(right, rows=rows)
+    return package.logged(recipe, model, said=said, inputs=inputs, right=of_rows, example=package.EXAMPLE)
