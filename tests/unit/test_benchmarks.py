@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +17,7 @@ from threading import Thread
 import pytest
 
 from benchmarks import _laptop, _load, _machine
+from benchmarks.__main__ import ELSEWHERE
 from benchmarks.serving import Turn, targets
 from tests.worlds import Tiny
 
@@ -28,6 +29,7 @@ SMALLEST = {
     "overhead": ["--repeat", "1"],
     "requests": ["--entries", "2"],
     "serving": ["--rounds", "1", "--seconds", "0.3", "--clients", "1", "2", "--texts", "12"],
+    "sft": ["--rows", "32", "--dev", "8", "--every", "16", "--target", "-100", "--length", "128", "--threads", "1"],
     "validate": ["--rows", "600"],
 }
 SAYS = {
@@ -37,6 +39,7 @@ SAYS = {
     "overhead": "a fully cached run, as typed",
     "requests": "deploy, its rollout",
     "serving": "alone and in a batch",
+    "sft": "trl SFTTrainer",
     "validate": "CPU seconds",
 }
 TRAINED = ("overhead", "serving")
@@ -52,10 +55,11 @@ flags\t\t: fpu avx2 avx512f avx512_vnni amx_bf16 amx_tile
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "benchmarks").glob("[!_]*.py")))
-def test_a_benchmark_runs_and_leaves_alone_what_the_user_has(name: str, evaluated: Tiny, tmp_path: Path) -> None:
-    environments = {"airflow": ".venv-airflow", "kubeflow": ".venv-kfp"}
-    if name in environments and not (ROOT / environments[name]).exists():
-        pytest.skip(f"needs {environments[name]}")
+def test_a_benchmark_runs_and_leaves_alone_what_the_user_has(
+    name: str, evaluated: Tiny, bases: Callable[[str], Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if name in ELSEWHERE and not (ROOT / ELSEWHERE[name]).exists():
+        pytest.skip(f"needs {ELSEWHERE[name]}")
     refused = tmp_path / ".regraft/store/tiny/runs/2026-11-23T03-00/deploy.json"
     refused.parent.mkdir(parents=True)
     refused.write_text('{"state": "refused"}')
@@ -68,6 +72,9 @@ def test_a_benchmark_runs_and_leaves_alone_what_the_user_has(name: str, evaluate
     arguments = SMALLEST[name]
     if name in (*TRAINED, "finetune"):
         arguments = [*arguments, "--recipe", str(evaluated.recipe)]
+    if name == "sft":
+        chat = Tiny(tmp_path_factory.mktemp("chat"), bases("chat"), {}, "chat")
+        arguments = [*arguments, "--recipe", str(chat.recipe)]
     if name in TRAINED:
         arguments = [*arguments, "--store", str(evaluated.folder / "store")]
     done = subprocess.run(
