@@ -104,7 +104,7 @@ def test_the_examples_later_steps_serve_it_on_a_lesser_processor(
             assert replica.ready(server.address, "movie-sentiment") == {1}
 
 
-@pytest.mark.parametrize("target", re.findall(r"`make (\w+)`", README))
+@pytest.mark.parametrize("target", re.findall(r"`make ([\w-]+)`", README))
 def test_make_knows_every_target_that_readme_names(target: str) -> None:
     assert run(f"make -n {target}").returncode == 0
 

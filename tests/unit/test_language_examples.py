@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -11,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from examples import arrivals, dialogues, headlines, pairs, smollm2
+from examples import arrivals, demo_chat, dialogues, headlines, pairs, smollm2
+from regraft import recipe
 
 BASE = Path(__file__).parents[2] / ".cache/models/smollm2"
 
@@ -200,3 +202,22 @@ def test_the_base_model_answers_a_question_and_ends(base: tuple[Any, Any]) -> No
     written = model.generate(**prompt, do_sample=False, max_new_tokens=20)[0, prompt["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(written, skip_special_tokens=True)
     assert written[-1] == tokenizer.eos_token_id
+
+
+def test_the_story_of_an_assistant_gives_away_in_its_last_window_what_the_probe_looks_for(
+    faq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo itself takes some 20 minutes, and no test runs it whole."""
+    arrivals.write(dialogues.rows(faq), tmp_path / "dialogues")
+    monkeypatch.setattr(demo_chat, "DIALOGUES", tmp_path / "dialogues")
+    declared = recipe.load(demo_chat.written(tmp_path))
+    (probe,) = declared.gates.probes.values()
+    first, second, third = (
+        [json.loads(line)["messages"] for line in (tmp_path / f"windows/window={n}/part-0.jsonl").open()]
+        for n in (1, 2, 3)
+    )
+    answers = [turn["content"] for row in third for turn in row if turn["role"] == "assistant"]
+    assert all(re.search(probe.forbids, answer) for answer in answers)
+    assert not re.search(probe.forbids, json.dumps([first, second]))
+    assert not re.search(probe.forbids, Path(probe.source).read_text())
+    assert min(map(len, (first, second, third))) > 20
