@@ -9,9 +9,12 @@ from typing import Any
 
 from regraft import causal, escaped
 from regraft.causal import Assistant, Causal, answering, package, prompts
+from regraft.causal.conversations import TOOLS, opened, turns
 from regraft.causal.prompts import Encoded, Message
 from regraft.errors import BadInput
 
+FIRST = (TOOLS, "system")
+"""Roles of what comes before the user's first word."""
 EXAMPLE = [{"messages": [{"role": "user", "content": "My parcel has not come. What can I do?"}]}]
 """How MLflow's model is asked."""
 
@@ -57,9 +60,11 @@ def space(recipe: Assistant) -> dict[str, int]:
 
 def conversation(tokenizer: Any, system: str | None, messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Messages as the chat template gets them: with a word of the system, and without the tokenizer's own marks."""
-    own = system is not None and (not messages or messages[0]["role"] != "system")
-    told = [{"role": "system", "content": system}] if own else []
-    return [_plain(tokenizer, turn) for turn in (*told, *messages)]
+    first = [turn for turn in messages[:2] if turn["role"] in FIRST]
+    if system is not None and all(turn["role"] != "system" for turn in first):
+        first.append({"role": "system", "content": system})
+    rest = [turn for turn in messages if turn["role"] not in FIRST]
+    return [_plain(tokenizer, turn) for turn in (*first, *rest)]
 
 
 def _plain(tokenizer: Any, turn: Message) -> dict[str, Any]:
@@ -69,8 +74,8 @@ def _plain(tokenizer: Any, turn: Message) -> dict[str, Any]:
 
 
 def fitting(tokenizer: Any, messages: Sequence[Message], most: int) -> list[Message]:
-    """A conversation that leaves its oldest turns out, whole, where it has more tokens; the system's word stays."""
-    told = [turn for turn in messages[:1] if turn["role"] == "system"]
+    """A conversation that leaves its oldest turns out, whole, where it has more tokens; what comes first stays."""
+    told = [turn for turn in messages[:2] if turn["role"] in FIRST]
     rest = list(messages[len(told) :])
     while len(prompts.tokens(tokenizer, prompts.prompt(tokenizer, [*told, *rest]))) > most:
         later = next((place for place, turn in enumerate(rest) if place and turn["role"] == "user"), None)
@@ -122,8 +127,8 @@ def card(recipe: Assistant) -> str:
 
 
 def said(model: Causal, inputs: list[dict[str, Any]]) -> list[str]:
-    """What a model answers to conversations, each with its `messages`."""
-    return [answer.text for answer in answering.generated(model, asks(model, (each["messages"] for each in inputs)))]
+    """What a model answers to conversations, each with its `messages`, and with `tools` where it may call some."""
+    return [answer.text for answer in answering.generated(model, asks(model, map(turns, inputs)))]
 
 
 def logged(
@@ -140,5 +145,5 @@ def logged(
     def right(of: Causal) -> list[Encoded]:
         return [taught(of.tokenizer, of.told, pair, **of.room) for pair in pairs]
 
-    inputs = [{"messages": json.loads(text)} for text, _ in pairs]
+    inputs = [opened(json.loads(text)) for text, _ in pairs]
     return package.logged(recipe, model, said=said, inputs=inputs, right=right, example=EXAMPLE)

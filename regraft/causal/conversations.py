@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-NONE, DAMAGED, ROLE, ORDER, EMPTY, ANSWER, RESULT = REASONS = (
+NONE, DAMAGED, ROLE, ORDER, EMPTY, ANSWER, RESULT, TOOLS_DAMAGED, UNDEFINED = REASONS = (
     "no messages",
     "damaged messages",
     "unknown role",
@@ -17,11 +17,15 @@ NONE, DAMAGED, ROLE, ORDER, EMPTY, ANSWER, RESULT = REASONS = (
     "empty turn",
     "no answer at the end",
     "result without a call",
+    "damaged tools",
+    "call of a tool that is not defined",
 )
 
 ROLES = {"human": "user", "gpt": "assistant", "bing": "assistant", "chatgpt": "assistant", "function": "tool"}
 """ShareGPT's names of roles, and OpenAI's former one."""
 KNOWN = ("system", "user", "assistant", "tool")
+TOOLS = "tools"
+"""The role of a frozen conversation's first turn where tools are defined: their definitions, as JSON."""
 KEPT = ("role", "content", "tool_calls", "name", "tool_call_id")
 """What counts of a message; the chat template sees nothing else."""
 
@@ -61,6 +65,42 @@ def of_messages(value: str | None) -> Row:
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         return Row(value, None, DAMAGED)
     return judged(found, value)
+
+
+def defined(row: Row, value: str | None) -> Row:
+    """The same row, with the tools that it may call before its first turn.
+
+    Args:
+        value: their definitions as OpenAI's format has them, a list in JSON; None where there are none.
+    """
+    if row.problem or row.text is None or value is None or not value.strip():
+        return row
+    try:
+        tools = json.loads(value)
+        tools = json.loads(tools) if isinstance(tools, str) and tools else tools  # a column of JSON texts
+    except (ValueError, RecursionError):
+        return Row(value, None, TOOLS_DAMAGED)
+    if not tools:
+        return row
+    if not isinstance(tools, list) or not all(any(_names([tool])) for tool in tools):
+        return Row(value, None, TOOLS_DAMAGED)
+    turns, answer = json.loads(row.text), json.loads(str(row.answer))
+    if {name for turn in (*turns, answer) for name in called(turn)} - set(_names(tools)):
+        return Row(row.text, None, UNDEFINED)
+    return row._replace(text=written([{"role": TOOLS, "content": written(tools)}, *turns]))
+
+
+def opened(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A frozen conversation as OpenAI's format has it: `messages`, and `tools` where there are some."""
+    if turns and turns[0]["role"] == TOOLS:
+        return {"messages": turns[1:], TOOLS: json.loads(turns[0]["content"])}
+    return {"messages": turns}
+
+
+def turns(conversation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The turns of a conversation in OpenAI's format, as they are frozen."""
+    tools = conversation.get(TOOLS)
+    return [*([{"role": TOOLS, "content": written(tools)}] if tools else []), *conversation["messages"]]
 
 
 def judged(found: list[dict[str, Any]], value: str) -> Row:
@@ -123,10 +163,17 @@ def pieces(rows: Any) -> list[list[str]]:
 
 def transcript(text: str) -> str:
     """A frozen conversation as people read it."""
-    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in json.loads(text))
+    whole = opened(json.loads(text))
+    tools = [f"{TOOLS}: {', '.join(_names(whole[TOOLS]))}"] if TOOLS in whole else []
+    return "\n".join([*tools, *(f"{turn['role']}: {turn['content']}" for turn in whole["messages"])])
 
 
 def called(turn: Mapping[str, Any]) -> list[str]:
     """The names of the tools that a turn calls."""
-    calls = [call.get("function", call) for call in turn.get("tool_calls", ()) if isinstance(call, dict)]
-    return [str(call.get("name", "")) for call in calls if isinstance(call, dict)]
+    return _names(turn.get("tool_calls", ()))
+
+
+def _names(functions: Sequence[Any]) -> list[str]:
+    """The names in calls of tools, or in definitions."""
+    found = [each.get("function", each) for each in functions if isinstance(each, dict)]
+    return [str(each.get("name", "")) for each in found if isinstance(each, dict)]

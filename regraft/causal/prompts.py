@@ -5,9 +5,13 @@ it: what the assistant says, and no more.
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
+from regraft.causal.conversations import TOOLS, opened
 from regraft.errors import BadInput
 from regraft.exchange import MARKS, UNTAUGHT, Mask
 
@@ -56,18 +60,27 @@ def prompt(tokenizer: Any, messages: Sequence[Message], *, asks: bool = True) ->
     Without a chat template the turns follow each other, each of the assistant's ended by the tokenizer's mark.
 
     Args:
+        messages: of which the first may define tools, see `conversations.TOOLS`.
         asks: whether the assistant's turn comes next.
 
     Raises:
-        BadInput: the chat template does not take it, as some take no word of the system.
+        BadInput: the chat template does not take it, as some take no word of the system, or no tools.
     """
     if tokenizer.chat_template:
         from jinja2 import TemplateError
 
+        whole = opened(messages)
+        if TOOLS in whole and not re.search(r"\btools\b", str(tokenizer.chat_template)):
+            raise BadInput(
+                "the chat template shows no tools, and the data define some",
+                where="base_model.source",
+                next="write one that does in the recipe, chat_template: |, or leave data.columns.tools out",
+            )
         try:
-            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks))
+            turns, tools = [_with_arguments(turn) for turn in whole["messages"]], whole.get(TOOLS)
+            return str(tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=asks))
         except (TemplateError, TypeError) as error:
-            roles = ", ".join(message["role"] for message in messages)
+            roles = ", ".join(message["role"] for message in whole["messages"])
             raise BadInput(
                 f"the chat template does not take a conversation of {roles}: {error}",
                 where="base_model.source",
@@ -75,6 +88,20 @@ def prompt(tokenizer: Any, messages: Sequence[Message], *, asks: bool = True) ->
             ) from error
     end = {"assistant": tokenizer.eos_token}
     return "".join(f"{message['content']}{end.get(message['role'], chr(10))}" for message in messages)
+
+
+def _with_arguments(turn: Message) -> Message:
+    """A turn whose calls have their arguments as transformers' templates take them: OpenAI's format has a text there,
+    which a template would write as one, in quotes."""
+    if "tool_calls" not in turn:
+        return turn
+    calls = json.loads(json.dumps(turn["tool_calls"]))
+    for call in calls:
+        function = call.get("function", call) if isinstance(call, dict) else {}
+        if isinstance(function, dict) and isinstance(function.get("arguments"), str):
+            with suppress(ValueError, RecursionError):
+                function["arguments"] = json.loads(function["arguments"])
+    return {**turn, "tool_calls": calls}
 
 
 def tokens(tokenizer: Any, text: str, *, first: bool = True) -> list[int]:

@@ -15,6 +15,7 @@ from torchmetrics.functional.text.rouge import rouge_score
 
 from regraft import causal, recipe, tally, tasks
 from regraft.causal import answering, assistant, learning, prompts, scoring
+from regraft.causal.conversations import turns
 from regraft.errors import BadInput
 from regraft.exchange import Lesson
 from tests import champions, llamas
@@ -302,6 +303,37 @@ def test_a_template_that_leaves_calls_of_tools_out_is_refused(base: Path) -> Non
     call = '{"role":"assistant","content":"","tool_calls":[{"function":{"name":"weather","arguments":{}}}]}'
     with pytest.raises(BadInput, match=r"no token to learn"):
         lesson("chat", base, [{"text": '[{"role":"user","content":"rain"}]', "answer": call}] * 3)
+
+
+FIND = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+SHOWS_TOOLS = (
+    "{% if tools %}<tools>{{ tools | map(attribute='function.name') | join }}</tools>{% endif %}"
+    "{% for turn in messages %}<|im_start|>{{ turn['role'] }}\n{{ turn['content'] }}{% for call in turn.tool_calls %}"
+    "{{ call.function.arguments | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_the_template_gets_tools_and_arguments_as_objects_and_keeps_tools_as_long_as_it_asks(base: Path) -> None:
+    _, tokenizer = tasks.of("chat").for_training(declared("chat", base), base)
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "find", "arguments": '{"q": 1}'}}]}
+    talk = [*TALK[1:3], TALK[3], call, {"role": "tool", "content": "shelf 4"}, TALK[4]]
+    told = assistant.conversation(tokenizer, "be short", turns({"messages": talk, "tools": FIND}))
+    assert [turn["role"] for turn in told[:3]] == ["tools", "system", "user"]
+    with pytest.raises(BadInput, match="the chat template shows no tools"):
+        prompts.prompt(tokenizer, told)
+    tokenizer.chat_template = SHOWS_TOOLS
+    whole = prompts.prompt(tokenizer, told)
+    assert whole.startswith("<tools>find</tools><|im_start|>system\nbe short<|im_end|>")
+    assert '{"q": 1}<|im_end|>' in whole, "an object, not a text in quotes"
+    row = prompts.encoded(tokenizer, told)
+    learned = tokenizer.decode([i for i, of in zip(row.ids, row.trained, strict=True) if of])
+    assert "find" not in learned
+    assert '{"q": 1}' in learned
+    most = len(prompts.tokens(tokenizer, whole)) - 1
+    shorter = assistant.fitting(tokenizer, told, most)
+    assert shorter[:2] == told[:2]
+    assert len(shorter) == len(told) - 2, "the oldest question and its answer are left out"
 
 
 def test_a_prompt_that_leaves_no_room_for_a_document_is_one_clear_error(base: Path) -> None:

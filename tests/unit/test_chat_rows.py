@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from regraft.causal.conversations import opened, transcript, turns
 from regraft.tasks.chat.recipe import Data
 from regraft.tasks.chat.rows import rows
 
@@ -95,3 +96,43 @@ def test_half_a_character_is_replaced() -> None:
     text, _, problem = read('[{"role":"user","content":"a\\ud800b"},{"role":"assistant","content":"x"}]')
     assert problem is None
     assert json.loads(text or "")[0]["content"] == "a?b"
+
+
+WITH_TOOLS = Data.model_validate({"source": "x", "columns": {"messages": "m", "tools": "t"}})
+FIND = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
+
+
+def with_tools(tools: Any, *messages: Any) -> tuple[str | None, str | None]:
+    """Text and problem of one row."""
+    table = {"messages": pa.array([json.dumps(messages)]), "tools": pa.array([tools], pa.string())}
+    found = rows(table, WITH_TOOLS)
+    return found.text[0].as_py(), next((reason for reason, applies in found.problems if applies[0]), None)
+
+
+@pytest.mark.parametrize("tools", [[FIND], [FIND["function"]], json.dumps([FIND])])
+def test_tools_come_before_the_first_turn(tools: Any) -> None:
+    text, problem = with_tools(json.dumps(tools), USER, CALL, RESULT, SAID)
+    assert problem is None
+    first, *others = json.loads(text or "")
+    assert others == json.loads(read([USER, CALL, RESULT, SAID])[0] or "")
+    whole = opened(json.loads(text or ""))
+    assert whole["messages"] == others
+    assert [tool.get("function", tool)["name"] for tool in whole["tools"]] == ["find"]
+    assert turns(whole) == [first, *others]
+    assert transcript(text or "").splitlines()[:2] == ["tools: find", "user: Where is it?"]
+
+
+@pytest.mark.parametrize("tools", [None, "", "null", "[]", '""'])
+def test_a_row_without_tools_is_what_it_is_without_the_column(tools: str | None) -> None:
+    assert with_tools(tools, USER, SAID) == (read([USER, SAID])[0], None)
+
+
+@pytest.mark.parametrize("tools", ["{", "7", '"find"', '[{"type": "function"}]', '["find"]', "[" * 100_000, '{"a": 1}'])
+def test_tools_that_are_none_are_named(tools: str) -> None:
+    assert with_tools(tools, USER, SAID)[1] == "damaged tools"
+
+
+def test_a_call_of_a_tool_that_is_not_defined_is_named() -> None:
+    other = {"type": "function", "function": {"name": "order"}}
+    assert with_tools(json.dumps([other]), USER, CALL, RESULT, SAID)[1] == "call of a tool that is not defined"
+    assert with_tools(json.dumps([other]), USER, CALL)[1] == "call of a tool that is not defined"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from regraft.causal import scoring
-from regraft.causal.conversations import called, content
+from regraft.causal.conversations import called, content, opened
 from regraft.causal.scoring import broken
 from regraft.gate import Own
 from regraft.tally import Metric, Tally
@@ -45,7 +45,8 @@ def _plain(text: str) -> str:
 
 def faults(rows: Any, answers: Any) -> dict[str, list[bool]]:
     """Of each kind of fault, which answers have it."""
-    asked = ["\n".join(turn["content"] for turn in json.loads(text)) for text in rows["text"].to_pylist()]
+    conversations = [opened(json.loads(text))["messages"] for text in rows["text"].to_pylist()]
+    asked = ["\n".join(turn["content"] for turn in messages) for messages in conversations]
     pairs = zip(answers["answer"].to_pylist(), rows["answer"].to_pylist(), strict=True)
     return {**scoring.faults(asked, answers), "malformed": [_malformed(*pair) for pair in pairs]}
 

@@ -22,6 +22,9 @@ class Columns(parts.Columns):
     completion: Text | None = None
     """Column that holds the answer."""
 
+    tools: Text | None = None
+    """Column that holds what tools a conversation may call: a list of definitions as OpenAI's, nested or as JSON."""
+
     @model_validator(mode="after")
     def _one_form(self) -> Columns:
         named = {key for key in ("messages", "prompt", "completion") if getattr(self, key)}

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from regraft.causal import rows as causal_rows
-from regraft.causal.conversations import KNOWN, NONE, REASONS, ROLE, content, of_messages, of_pair
+from regraft.causal.conversations import KNOWN, NONE, REASONS, ROLE, content, defined, of_messages, of_pair
 from regraft.exchange import Check, Read, Seen
 from regraft.rows import Rows
 from regraft.tasks.chat.recipe import Data
 
 ROWS = Rows(
-    read={"messages": "value", "prompt": "name", "completion": "name"},
+    read={"messages": "value", "prompt": "name", "completion": "name", "tools": "value"},
     target=("answer",),
     reasons=REASONS,
     missing={NONE: "messages"},
@@ -24,7 +24,7 @@ def rows(table: Any, data: Data) -> Read:
     """What the rows of a source are.
 
     Args:
-        table: string arrays by key of `data.columns`: messages; or prompt, completion.
+        table: string arrays by key of `data.columns`: messages; or prompt, completion; tools, where there are such.
     """
     import numpy as np
     import pyarrow as pa
@@ -34,6 +34,8 @@ def rows(table: Any, data: Data) -> Read:
     else:
         pairs = zip(table["prompt"].to_pylist(), table["completion"].to_pylist(), strict=True)
         found = [of_pair(*pair) for pair in pairs]
+    if data.columns.tools:
+        found = [defined(row, tools) for row, tools in zip(found, table["tools"].to_pylist(), strict=True)]
     problems = np.array([row.problem or "" for row in found], dtype=object)
     return Read(
         text=pa.array([row.text for row in found], pa.string()),
