@@ -205,6 +205,15 @@ def _gate(name: str, passed: bool, sentence: str, *, undecided: bool = False) ->
     return Gate(name=name, passed=passed, undecided=undecided and not passed, sentence=sentence)
 
 
+def loses_at_most(most: float, change: Interval, *, name: str, sentence: str) -> Gate:
+    """A gate on a change: all of its interval has to lie above a loss of `most`.
+
+    It failed where the change is surely a loss, and on these rows more than that; else it is not decided.
+    """
+    failed = change.high < 0 and change.point < -most
+    return _gate(name, change.low >= -most, sentence, undecided=not failed)
+
+
 def _rows_gate(rows: RowCounts, gates: Gates) -> Gate:
     sentence = f"{rows.clean:,} clean holdout rows, {gates.min_rows:,} needed"
     if rows.contaminated:

@@ -14,7 +14,7 @@ from regraft.causal import scoring, showing
 from regraft.causal.conversations import written
 from regraft.errors import BadInput
 from regraft.exchange import Examples
-from regraft.gate import Gate
+from regraft.gate import Gate, loses_at_most
 from regraft.rows import Source
 from regraft.tally import Tally, difference, score
 from regraft.tasks.chat.recipe import Probe, Recipe
@@ -92,9 +92,7 @@ def _gate(name: str, probe: Probe, ours: Any, theirs: Any, side: str, confidence
         f"({delta.point:+.3f}, {confidence * 100:g} % interval {delta.low:+.3f} to {delta.high:+.3f}), "
         f"{probe.max_drop:g} may be lost"
     )
-    passed = delta.low >= -probe.max_drop
-    sure = delta.high < 0 and delta.point < -probe.max_drop
-    return Gate(name=f"probe {name}, {side}", passed=passed, sentence=sentence, undecided=not passed and not sure)
+    return loses_at_most(probe.max_drop, delta, name=f"probe {name}, {side}", sentence=sentence)
 
 
 def _lost(name: str, prompts: Sequence[str], answers: Mapping[str, Any], held: Mapping[str, Any]) -> Examples:

@@ -10,8 +10,8 @@ from typing import Any
 
 from regraft.causal import scoring
 from regraft.causal.scoring import UNIT
-from regraft.gate import Gate, Own
-from regraft.tally import Metric, Tally, difference
+from regraft.gate import Gate, Own, loses_at_most
+from regraft.tally import Interval, Metric, Tally, difference
 from regraft.tasks.preferences.recipe import Recipe
 
 LIBRARIES = {"validate": ("transformers",)}
@@ -120,14 +120,12 @@ def _kept(recipe: Recipe, challenger: Any, champion: Any) -> Iterator[Gate]:
         others["champion"] = _likelihood(champion, "chosen")
     for name, theirs in others.items():
         found = difference(ours, theirs, _per_token, confidence=confidence)
-        point, low, high = (math.expm1(value) for value in (found.point, found.low, found.high))
-        yield Gate(
-            name=f"likelihood against the {name}",
-            passed=low >= -most,
-            undecided=low < -most <= high,
-            sentence=f"the likelihood of a token of chosen answers is {point:+.1%} against the {name}'s "
-            f"({confidence * 100:g} % interval {low:+.1%} to {high:+.1%}), {most:.1%} may be lost",
+        change = Interval(**{end: math.expm1(value) for end, value in found.model_dump().items()})
+        sentence = (
+            f"the likelihood of a token of chosen answers is {change.point:+.1%} against the {name}'s "
+            f"({confidence * 100:g} % interval {change.low:+.1%} to {change.high:+.1%}), {most:.1%} may be lost"
         )
+        yield loses_at_most(most, change, name=f"likelihood against the {name}", sentence=sentence)
 
 
 def _per_token(sums: Any) -> Any:
