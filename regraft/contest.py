@@ -8,13 +8,13 @@ from __future__ import annotations
 import io
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from regraft import base_model, bases, gate, pipeline, reading, snapshot, sources, tasks
+from regraft import base_model, bases, gate, pipeline, reading, settings, snapshot, sources, tasks
 from regraft.digests import sha256
 from regraft.errors import BadInput
 from regraft.exchange import Contest, Examples
@@ -155,7 +155,9 @@ def decide(
         },
     )
     own = task.own(recipe, clean, ours, theirs)
-    gates, probed = _probed(recipe, challenger, champion)
+    gates, shown = _probed(recipe, challenger, champion)
+    other = ("base model", base) if theirs is None else ("champion", theirs)
+    by_judge, worse = _judged(context.store, recipe, clean, dict((("challenger", ours), other)))
     verdict = gate.judge(
         answers,
         recipe.gates,
@@ -167,7 +169,7 @@ def decide(
         else None,
         anchor=_anchor(recipe, challenger, champion),
         latency_ms=latency,
-        own=replace(own, gates=(*own.gates, *gates)),
+        own=replace(own, gates=(*own.gates, *gates, *by_judge)),
     )
     return Contest(
         verdict=verdict,
@@ -176,7 +178,7 @@ def decide(
         champion=theirs,
         base=base,
         latency_ms=latency,
-        probed=probed,
+        probed=(*shown, *worse),
     )
 
 
@@ -220,6 +222,36 @@ def _probed(
         gates += found
         lost.append(no_longer)
     return gates, lost
+
+
+def compared(declared: Recipe) -> reading.Source | None:
+    """The pairs of answers that people compared, where the recipe has a judge; None where it has none."""
+    task = tasks.of(declared.task)
+    return task.compared(declared) if hasattr(task, "compared") else None
+
+
+def judge_is_off() -> str | None:
+    """Why no judge is asked; None where one is. Raises BadInput where its address is none."""
+    return None if settings.judge() else f"off: {settings.JUDGE} is not set, so no judge compared answers"
+
+
+def _judged(
+    store: Store, declared: Recipe, rows: Any, sides: Mapping[str, Any]
+) -> tuple[list[gate.Gate], list[Examples]]:
+    """The gate of the recipe's judge, and answers of the challenger that it finds worse."""
+    import pyarrow as pa
+
+    source = compared(declared)
+    if source is None or not rows.num_rows:
+        return [], []
+    if why := judge_is_off():
+        return [gate.Gate(name="judge (off)", passed=True, sentence=why)], []
+    memo = Memo(store=store, kind="judged", code="regraft.contest", task=declared.task)
+
+    def keep(inputs: Mapping[str, str], make: Callable[[], str]) -> str:
+        return memo.get("pair", inputs, lambda: make().encode(), bytes.decode)
+
+    return tasks.of(declared.task).judged(declared, rows, sides, pa.concat_tables(_whole(source)), keep)
 
 
 def _whole(source: reading.Source) -> Iterator[Any]:

@@ -136,7 +136,7 @@ class Contest:
         rows: frozen rows.
         challenger, champion: answers to them; None where there is no champion.
         base: answers of the base model, where that is what a first challenger has to be better than.
-        probed: answers to the task's probes that hold no longer.
+        probed: answers to the task's probes that hold no longer, and those that its judge finds worse.
     """
 
     verdict: Verdict
@@ -146,6 +146,10 @@ class Contest:
     latency_ms: float | None
     base: Any = None
     probed: Sequence[Examples] = ()
+
+
+Keep = Callable[[Mapping[str, str], Callable[[], str]], str]
+"""Gives the text that is kept of some inputs, by their digests, or else the one that is made now."""
 
 
 @dataclass(frozen=True, kw_only=True)

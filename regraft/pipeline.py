@@ -43,7 +43,7 @@ class Step:
     approval: bool = False
     """From here on a run changes what is in production: where the recipe wants approval, a run waits for it here, and a
     dry run ends here. A run that this step let pass has promoted its model, whatever comes after."""
-    asks: tuple[Literal["MLflow", "Triton"], ...] = ()
+    asks: tuple[Literal["MLflow", "Triton", "judge"], ...] = ()
     """The servers that it and its follower talk to: they get their `SECRETS`, and no other's."""
     server: Literal["MLflow", "Triton"] | None = None
     """What it makes follow the ledger; its `follower` does that at any other time."""
@@ -147,7 +147,7 @@ STEPS: tuple[Step, ...] = (
         resources=Resources(cpu=2, memory="8Gi"),
         timeout_minutes=120,
         pages=("MLflow run", "report"),
-        asks=("MLflow",),
+        asks=("MLflow", "judge"),
         judges=True,
     ),
     Step(
@@ -160,7 +160,7 @@ STEPS: tuple[Step, ...] = (
         resources=Resources(cpu=1, memory="4Gi"),
         timeout_minutes=60,
         pages=("MLflow run", "report"),
-        asks=("MLflow",),
+        asks=("MLflow", "judge"),  # again, where the champion has changed since
         approval=True,
         server="MLflow",
     ),
@@ -216,6 +216,7 @@ def followers(task: str) -> Mapping[str, Step]:
 SECRETS: Mapping[str, tuple[str, ...]] = {
     "MLflow": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
     "Triton": ("REGRAFT_TRITON_TOKEN",),
+    "judge": ("REGRAFT_JUDGE_KEY",),
     "the runner": ("REGRAFT_WEBHOOK", "KFP_TOKEN"),
 }
 """The variables by which one server knows who asks. Steps read foreign data and models: each gets those it needs."""

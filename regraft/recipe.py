@@ -143,6 +143,7 @@ def locations(recipe: Recipe) -> dict[str, str]:
         "base_model.source": None if champion(recipe.base_model.source) else recipe.base_model.source,
         "gates.forgetting.anchor": recipe.gates.forgetting and recipe.gates.forgetting.anchor,
         "schedule.asset": recipe.schedule and recipe.schedule.asset,
+        "gates.judge.sample": getattr(recipe.gates, "judge", None) and recipe.gates.judge.sample,
         **{f"gates.probes.{name}.source": probe.source for name, probe in getattr(recipe.gates, "probes", {}).items()},
     }
     return {key: location for key, location in named.items() if location}

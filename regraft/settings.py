@@ -24,6 +24,7 @@ PROTOCOLS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "package")
 REMOTE_CODE = "REGRAFT_REMOTE_CODE"
 TRITON_EXAMPLE = "export REGRAFT_TRITON_URLS=127.0.0.1:8000,127.0.0.1:8010"
 TRITON_TOKEN = "REGRAFT_TRITON_TOKEN"  # noqa: S105 - the name of the variable
+JUDGE, JUDGE_KEY = "REGRAFT_JUDGE_URL", "REGRAFT_JUDGE_KEY"
 TRITON_HEADER = "regraft-token"
 """Who may load models may run code in Triton, so that takes this header with the token of that variable."""
 
@@ -167,6 +168,7 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
     if folder := environment.get("REGRAFT_MODEL_REPOSITORY"):
         model_repository(folder, here=False)
     triton_token(environment)
+    judge(environment)
     signing.check(environment)
     variables(environment)
     protocols(environment)
@@ -199,12 +201,29 @@ def triton(urls: str) -> tuple[str, ...]:
 
 def triton_token(environment: Mapping[str, str] = os.environ) -> str | None:
     """Who has it may control Triton: REGRAFT_TRITON_TOKEN; None where it is not set or empty. Raises BadInput."""
-    token = environment.get(TRITON_TOKEN)
+    return _token(TRITON_TOKEN, environment, '="$(openssl rand -hex 32)", for Triton and the steps alike')
+
+
+def judge(environment: Mapping[str, str] = os.environ) -> tuple[str, dict[str, str]] | None:
+    """Where a judge is asked, REGRAFT_JUDGE_URL, and the header by which it knows who asks, of REGRAFT_JUDGE_KEY.
+
+    None: no judge is asked. Raises BadInput.
+    """
+    key = _token(JUDGE_KEY, environment, "=KEY, as whoever runs the judge gave it")
+    url = environment.get(JUDGE, "").strip()
+    if not url:
+        return None
+    _server(JUDGE, url, "http://HOST:8000/v1")
+    return url.rstrip("/"), {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _token(name: str, environment: Mapping[str, str], mend: str) -> str | None:
+    token = environment.get(name)
     if token and not re.fullmatch(r"[!-~]+", token):
         raise BadInput(
             "the token has a space, a line's end or another character in it that no header takes",
-            where=TRITON_TOKEN,
-            next=f'export {TRITON_TOKEN}="$(openssl rand -hex 32)", for Triton and the steps alike',
+            where=name,
+            next=f"export {name}{mend}",
         )
     return token or None
 

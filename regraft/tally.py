@@ -143,6 +143,49 @@ def difference(ours: Tally, theirs: Tally, metric: Metric, *, confidence: float)
     return _intervals(counts, values, confidence)[""]
 
 
+def kappa(said: Ints) -> float:
+    """Cohen's kappa (1960) of two who compared the same pairs of answers: 1 where they agree, 0 where as by chance.
+
+    Which answer of a pair came first is nobody's word: each pair counts both ways round.
+
+    Args:
+        said: pairs by what the one said and the other, each first, tie or second better; shape (3, 3).
+    """
+    import numpy as np
+
+    both = said + said[::-1, ::-1]
+    shares = both / max(both.sum(), 1)
+    chance = float(shares.sum(axis=0) @ shares.sum(axis=1))
+    return round((float(np.trace(shares)) - chance) / (1 - chance), 6) if chance < 1 else 0.0
+
+
+def win_rate(judged: Ints, sample: Ints, *, confidence: float) -> Interval:
+    """How often an answer wins, a tie as half, were people asked and not a judge; with its bootstrap interval.
+
+    Rogan and Gladen (1978), for three classes: the shares that a judge finds are the true ones times what it makes of
+    each. One that is asked in both orders has no side, so of that matrix only one number matters: where people prefer
+    one answer, how much more often the judge does too than it prefers the other. Wins less losses are that number
+    times the true ones, whatever it makes of ties. Holdout and sample are resampled apart, each for its own error.
+
+    Args:
+        judged: rows that the judge says are won, tied and lost; shape (3,).
+        sample: pairs by what people said and what the judge did, each first, tie or second better; shape (3, 3).
+    """
+    import numpy as np
+
+    def rate(rows: Any, pairs: Any) -> Any:
+        agreed, opposed = pairs[0] + pairs[8], pairs[2] + pairs[6]
+        decided = np.maximum(agreed + opposed + pairs[1] + pairs[7], 1)
+        trust = (agreed - opposed) / decided
+        found = (rows[0] - rows[2]) / rows.sum(axis=0)
+        return 0.5 + np.clip(found / np.where(trust == 0, 1e-9, trust), -1, 1) / 2
+
+    chance, pairs, tail = np.random.default_rng(SEED), sample.ravel(), (1 - confidence) / 2
+    drawn = rate(_drawn(chance, judged, RESAMPLES), _drawn(chance, pairs, RESAMPLES))
+    point, (low, high) = float(rate(judged, pairs)), np.quantile(drawn, [tail, 1 - tail])
+    return Interval(point=round(point, 6), low=round(float(low), 6), high=round(float(high), 6))
+
+
 def distance(one: Mapping[str, int], other: Mapping[str, int]) -> float:
     """Jensen-Shannon distance of two counts, base 2: 0 for equal shares, 1 where nothing is shared."""
     from scipy.spatial.distance import jensenshannon

@@ -10,7 +10,7 @@ from regraft.step import Context, Outcome, Work
 
 
 def inputs(context: Context) -> dict[str, str]:
-    """Both models, the holdout and, where the recipe has such, the anchor set and the probes."""
+    """Both models, the holdout and, where the recipe has such, the anchor set, the probes and the judge's sample."""
     model = context.result("finetune")
     champion = context.ledger.opponent(model.identity)
     digests = {
@@ -23,6 +23,12 @@ def inputs(context: Context) -> dict[str, str]:
     sets = {f"probe.{name}": source for name, source in contest.probes(context.recipe).items()}
     if anchor := contest.anchor(context.recipe):
         sets["anchor"] = anchor
+    if compared := contest.compared(context.recipe):
+        if why := contest.judge_is_off():
+            print(f"warning: gates.judge: {why}", file=sys.stderr, flush=True)
+            digests["judge"] = "off"
+        else:
+            sets["judge"] = compared
     for name, source in sets.items():
         for sentence in reading.left_out(source).values():
             print(f"warning: {source.location}: {sentence}", file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@
     learning.py   what the one training loop needs of that
     answering.py  what a model says, and how probable it finds what is right
     scoring.py    how good answers in words are; showing.py is what a report shows of them
+    judge.py      another model that compares answers, and how far people agree with it
     package.py    the model as MLflow keeps it; mlflow_model.py is what MLflow runs
 
 Answers are greedy: the same model gives the same answer to the same rows. They are computed with the adapter beside the
@@ -23,6 +24,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from regraft import adapters, parts
+from regraft.causal.judge import Judge
 from regraft.errors import BadInput
 from regraft.fields import Share
 
@@ -55,6 +57,8 @@ class Gates(parts.Gates):
     outputs: Outputs = Outputs()
     length_ratio: Ratio | None = (0.3, 3.0)
     """Between what the length of all answers together, against that of the references, has to be."""
+    judge: Judge | None = None
+    """A language model that compares the challenger's answers with the champion's, or with its base model's."""
 
 
 class Tuned(parts.Recipe):

@@ -21,6 +21,8 @@ and `answers` are Arrow tables with a row each, `target` is the frozen columns t
 - `figures(recipe, contest)`, `examples(recipe, contest)`, `predictions(recipe, contest)`: what is shown and kept.
 - `probes(recipe)`, `prompted(recipe, name, prompts)`, `probed(recipe, name, prompts, ours, others)`: sets of prompts
   that models are asked beside the holdout, and their gates; of tasks that have them.
+- `compared(recipe)`, `judged(recipe, rows, sides, people, keep)`: pairs of answers that people compared, and what a
+  judge that is held against them says of both models' answers; of tasks whose answers one can compare.
 - `logged(recipe, model, rows)`: what logs the model in MLflow (name, pip_requirements, tags), and the proof of it.
 - `tensors(recipe)`, `build(recipe, model, folder)`: how Triton serves it.
 - `request(rows)`, `read(answer)`, `joined(parts)`, `numbers(served)`: asks Triton, and gives what it says as `answers`.

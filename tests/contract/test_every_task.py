@@ -16,7 +16,7 @@ from tests.worlds import TASKS, Tiny, of
 
 ROOT = Path(__file__).parents[2]
 OPTIONAL = {"READS", "CHOSEN_BY", "LIBRARIES", "untrained", "merged"}
-OPTIONAL |= {"tokenizer", "mask", "probes", "prompted", "probed"}
+OPTIONAL |= {"tokenizer", "mask", "probes", "prompted", "probed", "compared", "judged"}
 """Names that a task has where it needs them."""
 each_task = pytest.mark.parametrize("task", TASKS)
 

@@ -2,12 +2,13 @@
 
 from regraft.causal import merged, tokenizer, untrained
 from regraft.causal.assistant import card, for_training, load, logged
+from regraft.causal.judge import compared
 from regraft.tasks.chat.lesson import CHOSEN_BY, lesson, mask
 from regraft.tasks.chat.metrics import LIBRARIES, METRICS, broken, comparable, own, tally
 from regraft.tasks.chat.model import answers
 from regraft.tasks.chat.probes import probed, probes, prompted
 from regraft.tasks.chat.recipe import Recipe
-from regraft.tasks.chat.report import examples, figures, predictions
+from regraft.tasks.chat.report import examples, figures, judged, predictions
 from regraft.tasks.chat.rows import ROWS, checks, counts, known, named, rows, shown
 
 READS = ("system", "chat_template", "generation", "training.max_length")
@@ -24,10 +25,12 @@ __all__ = [
     "card",
     "checks",
     "comparable",
+    "compared",
     "counts",
     "examples",
     "figures",
     "for_training",
+    "judged",
     "known",
     "lesson",
     "load",

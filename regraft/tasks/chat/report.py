@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from regraft.causal import showing
+from regraft.causal import judge, showing
 from regraft.causal.conversations import transcript
-from regraft.exchange import Contest, Examples
+from regraft.exchange import Contest, Examples, Keep
+from regraft.gate import Gate
 from regraft.tasks.chat.metrics import faults, references
 from regraft.tasks.chat.recipe import Recipe
 
@@ -33,3 +34,10 @@ def examples(recipe: Recipe, contest: Contest) -> list[Examples]:
 def predictions(recipe: Recipe, contest: Contest) -> dict[str, Any]:
     """Columns of predictions.parquet: the reference, and what each model said."""
     return {"reference": references(contest.rows), **showing.predictions(contest)}
+
+
+def judged(
+    recipe: Recipe, rows: Any, sides: Mapping[str, Any], people: Any, keep: Keep
+) -> tuple[list[Gate], list[Examples]]:
+    """What the recipe's judge says of both sides' answers; see `judge.judged`."""
+    return judge.judged(recipe, [transcript(text) for text in rows["text"].to_pylist()], sides, people, keep)

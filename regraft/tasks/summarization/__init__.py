@@ -1,12 +1,13 @@
 """A document in, a summary out: a language model with an adapter."""
 
 from regraft.causal import for_training, merged, tokenizer, untrained
+from regraft.causal.judge import compared
 from regraft.tasks.summarization.lesson import CHOSEN_BY, card, lesson, mask
 from regraft.tasks.summarization.metrics import LIBRARIES, METRICS, broken, comparable, own, tally
 from regraft.tasks.summarization.model import answers, load
 from regraft.tasks.summarization.package import logged
 from regraft.tasks.summarization.recipe import Recipe
-from regraft.tasks.summarization.report import examples, figures, predictions
+from regraft.tasks.summarization.report import examples, figures, judged, predictions
 from regraft.tasks.summarization.rows import ROWS, checks, counts, known, named, rows, shown
 
 READS = ("prompt", "generation", "training.max_length", "data.language")
@@ -23,10 +24,12 @@ __all__ = [
     "card",
     "checks",
     "comparable",
+    "compared",
     "counts",
     "examples",
     "figures",
     "for_training",
+    "judged",
     "known",
     "lesson",
     "load",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from regraft.causal import scoring, showing
-from regraft.exchange import Contest, Examples
+from regraft.causal import judge, scoring, showing
+from regraft.exchange import Contest, Examples, Keep
+from regraft.gate import Gate
 from regraft.tasks.summarization.metrics import ROUGE, faults, rouge
 from regraft.tasks.summarization.recipe import Recipe
 
@@ -30,3 +31,10 @@ def examples(recipe: Recipe, contest: Contest) -> list[Examples]:
 def predictions(recipe: Recipe, contest: Contest) -> dict[str, Any]:
     """Columns of predictions.parquet: the summary, and what each model said."""
     return {"summary": contest.rows["summary"].to_pylist(), **showing.predictions(contest)}
+
+
+def judged(
+    recipe: Recipe, rows: Any, sides: Mapping[str, Any], people: Any, keep: Keep
+) -> tuple[list[Gate], list[Examples]]:
+    """What the recipe's judge says of both sides' answers; see `judge.judged`."""
+    return judge.judged(recipe, rows["text"].to_pylist(), sides, people, keep)
