@@ -8,9 +8,9 @@ from __future__ import annotations
 import io
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +156,8 @@ def decide(
     )
     own = task.own(recipe, clean, ours, theirs)
     gates, shown = _probed(recipe, challenger, champion)
-    other = ("base model", base) if theirs is None else ("champion", theirs)
-    by_judge, worse = _judged(context.store, recipe, clean, dict((("challenger", ours), other)))
+    other = {"base model": base} if theirs is None else {"champion": theirs}
+    gates_of_judge, worse = _judged(context.store, recipe, clean, {"challenger": ours, **other})
     verdict = gate.judge(
         answers,
         recipe.gates,
@@ -169,7 +169,7 @@ def decide(
         else None,
         anchor=_anchor(recipe, challenger, champion),
         latency_ms=latency,
-        own=replace(own, gates=(*own.gates, *gates, *by_judge)),
+        own=replace(own, gates=(*own.gates, *gates, *gates_of_judge)),
     )
     return Contest(
         verdict=verdict,
@@ -247,11 +247,8 @@ def _judged(
     if why := judge_is_off():
         return [gate.Gate(name="judge (off)", passed=True, sentence=why)], []
     memo = Memo(store=store, kind="judged", code="regraft.contest", task=declared.task)
-
-    def keep(inputs: Mapping[str, str], make: Callable[[], str]) -> str:
-        return memo.get("pair", inputs, lambda: make().encode(), bytes.decode)
-
-    return tasks.of(declared.task).judged(declared, rows, sides, pa.concat_tables(_whole(source)), keep)
+    people, keep = pa.concat_tables(_whole(source)), partial(memo.get, "pair")
+    return tasks.of(declared.task).judged(declared, rows, sides, people, keep)
 
 
 def _whole(source: reading.Source) -> Iterator[Any]:

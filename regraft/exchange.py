@@ -148,8 +148,8 @@ class Contest:
     probed: Sequence[Examples] = ()
 
 
-Keep = Callable[[Mapping[str, str], Callable[[], str]], str]
-"""Gives the text that is kept of some inputs, by their digests, or else the one that is made now."""
+Keep = Callable[[Mapping[str, str], Callable[[], bytes], Callable[[bytes], Any]], Any]
+"""What is kept in the store of some inputs, by their digests, or else is made now: `Memo.get` of one name."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ UNREADABLE = 0.1
 FEWEST = 30
 """Pairs of which people preferred an answer: fewer say too little of a judge."""
 AT_ONCE = 8
-RETRIES, BACKOFF_SECONDS = 4, 0.5
+RETRIES, BACKOFF_SECONDS = 3, 0.5
 
 
 class Judge(parts.Part):
@@ -228,25 +228,30 @@ def ask(judge: Judge, pairs: Sequence[Sequence[str]], keep: Keep) -> Compared:
         ThreadPoolExecutor(AT_ONCE) as pool,
     ):
 
-        def both(pair: tuple[str, str, str]) -> tuple[str | None, str | None]:
+        def said_of(pair: tuple[str, str, str]) -> tuple[str | None, str | None]:
             asked, first, second = pair
             if first == second:
                 return "tie", "tie"
 
-            def replies() -> str:
-                orders = ((first, second), (second, first))
-                return json.dumps([_reply(http, url, judge, filled(judge.prompt, asked, *order)) for order in orders])
+            def replies() -> bytes:
+                prompts = (filled(judge.prompt, asked, *order) for order in ((first, second), (second, first)))
+                return json.dumps([_reply(http, url, judge, prompt) for prompt in prompts]).encode()
 
-            kept = json.loads(keep({**made_by, "pair": sha256(list(pair))}, replies))
-            there, turned = (verdict(reply) for reply in kept)
-            return there, {"first": "second", "second": "first"}.get(str(turned), turned)
+            verdicts: tuple[str | None, str | None] = keep({**made_by, "pair": sha256(list(pair))}, replies, _both_ways)
+            return verdicts
 
-        said = list(pool.map(both, zip(*pairs, strict=True)))
+        said = list(pool.map(said_of, zip(*pairs, strict=True)))
     return Compared(
         verdicts=np.array([VERDICTS.index(one if one == two and one else "tie") for one, two in said], dtype=np.int64),
         turned=sum(one != two for one, two in said if one and two),
         unreadable=sum(not one or not two for one, two in said),
     )
+
+
+def _both_ways(kept: bytes) -> tuple[str | None, str | None]:
+    """What a judge's two replies say of a pair, the second of which had it the other way round."""
+    there, turned = (verdict(reply) for reply in json.loads(kept))
+    return there, {"first": "second", "second": "first"}.get(str(turned), turned)
 
 
 def filled(prompt: str, asked: str, first: str, second: str) -> str:

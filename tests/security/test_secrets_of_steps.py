@@ -22,6 +22,7 @@ config_maps:
 secrets:
   regraft-store: [AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_PASSWORD]
   regraft-triton: [REGRAFT_TRITON_TOKEN]
+  judge: [REGRAFT_JUDGE_KEY]
   notices: [REGRAFT_WEBHOOK, KFP_TOKEN]
 steps:
   validate: {secrets: {warehouse: [WAREHOUSE_PASSWORD]}}
@@ -31,11 +32,12 @@ steps:
 ALL = {"MLFLOW_TRACKING_URI": "", "REGRAFT_TRITON_URLS": "endpoints", "AWS_SECRET_ACCESS_KEY": "regraft-store"}
 MLFLOW = {"MLFLOW_TRACKING_USERNAME": "endpoints", "MLFLOW_TRACKING_PASSWORD": "regraft-store"}
 TRITON = {"REGRAFT_TRITON_TOKEN": "regraft-triton"}
+JUDGE = {"REGRAFT_JUDGE_KEY": "judge"}
 GETS = {
     "validate": {**ALL, "WAREHOUSE_PASSWORD": "warehouse"},
     "finetune": {**ALL, **MLFLOW, "MLFLOW_TRACKING_PASSWORD": "mlflow-of-finetune"},
-    "evaluate": {**ALL, **MLFLOW},
-    "promote": {**ALL, **MLFLOW, **TRITON, "SIGNING_KEY": "regraft-store"},
+    "evaluate": {**ALL, **MLFLOW, **JUDGE},
+    "promote": {**ALL, **MLFLOW, **TRITON, **JUDGE, "SIGNING_KEY": "regraft-store"},
     "deploy": {**ALL, **MLFLOW, **TRITON},
     "record": ALL,
 }
@@ -44,12 +46,12 @@ the webhook and Kubeflow's token nobody, since Airflow's own processes send noti
 
 
 LOGIN = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"}
-SECRET = {*LOGIN, "REGRAFT_TRITON_TOKEN", "REGRAFT_WEBHOOK", "KFP_TOKEN"}
+SECRET = {*LOGIN, "REGRAFT_TRITON_TOKEN", "REGRAFT_JUDGE_KEY", "REGRAFT_WEBHOOK", "KFP_TOKEN"}
 PROCESSES = {
     "validate": set(),
     "finetune": LOGIN,
-    "evaluate": LOGIN,
-    "promote": LOGIN,
+    "evaluate": LOGIN | {"REGRAFT_JUDGE_KEY"},
+    "promote": LOGIN | {"REGRAFT_JUDGE_KEY"},
     "deploy": LOGIN | {"REGRAFT_TRITON_TOKEN"},
 }
 
