@@ -248,7 +248,8 @@ def _judged(
         return [gate.Gate(name="judge (off)", passed=True, sentence=why)], []
     memo = Memo(store=store, kind="judged", code="regraft.contest", task=declared.task)
     people, keep = pa.concat_tables(_whole(source)), partial(memo.get, "pair")
-    return tasks.of(declared.task).judged(declared, rows, sides, people, keep)
+    gates, worse = tasks.of(declared.task).judged(declared, rows, sides, people, keep)
+    return gates, worse
 
 
 def _whole(source: reading.Source) -> Iterator[Any]:

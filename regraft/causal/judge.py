@@ -103,8 +103,8 @@ def compared(recipe: Any) -> Source | None:
     judge: Judge | None = recipe.gates.judge
     if judge is None:
         return None
-    columns = {name: (name, "name") for name in (*PLACES, "preferred")}
-    return Source(location=judge.sample, quoting=recipe.data.quoting, columns=columns)
+    names = (*PLACES, "preferred")
+    return Source(location=judge.sample, quoting=recipe.data.quoting, columns={name: (name, "name") for name in names})
 
 
 def judged(
