@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
@@ -143,7 +143,13 @@ def resolved(value: str) -> str:
     return value
 
 
-Location = Annotated[str, Field(min_length=1, max_length=1500), AfterValidator(_plain), AfterValidator(_location)]
+_PLACE = AfterValidator(_location)
+Location = Annotated[str, Field(min_length=1, max_length=1500), AfterValidator(_plain), _PLACE]
+
+
+def is_location(annotation: Any) -> bool:
+    """Whether a field's annotation is that of a location, or None or such."""
+    return _PLACE in getattr(annotation, "__metadata__", ()) or any(map(is_location, get_args(annotation)))
 
 
 def asset(value: str) -> str:

@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from regraft import ceilings, remote_code, tasks, yaml_marks
 from regraft.errors import BadInput
+from regraft.fields import is_location
 from regraft.locations import champion
 from regraft.parts import Part, Recipe
 
@@ -138,15 +139,18 @@ def _next(where: str) -> str:
 
 def locations(recipe: Recipe) -> dict[str, str]:
     """The locations that a recipe names, by their keys: variables of the environment are not put in yet."""
-    named = {
-        "data.source": recipe.data.source,
-        "base_model.source": None if champion(recipe.base_model.source) else recipe.base_model.source,
-        "gates.forgetting.anchor": recipe.gates.forgetting and recipe.gates.forgetting.anchor,
-        "schedule.asset": recipe.schedule and recipe.schedule.asset,
-        "gates.judge.sample": getattr(recipe.gates, "judge", None) and recipe.gates.judge.sample,
-        **{f"gates.probes.{name}.source": probe.source for name, probe in getattr(recipe.gates, "probes", {}).items()},
-    }
-    return {key: location for key, location in named.items() if location}
+    return {".".join(key): value for key, value in _located(recipe) if not (champion(value) and key[0] == "base_model")}
+
+
+def _located(part: Part, *key: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The values of a part, and of its parts, that are `fields.Location`."""
+    for name, field in type(part).model_fields.items():
+        value = getattr(part, name)
+        if isinstance(value, str) and is_location(field.rebuild_annotation()):
+            yield (*key, name), value
+        for more, each in value.items() if isinstance(value, dict) else [(None, value)]:
+            if isinstance(each, Part):
+                yield from _located(each, *key, name, *([more] if more else []))
 
 
 def json_schema() -> dict[str, Any]:

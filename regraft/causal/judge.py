@@ -20,7 +20,7 @@ from regraft.digests import sha256
 from regraft.errors import BadInput, Temporary
 from regraft.exchange import Examples, Keep
 from regraft.fields import Location, Share, Text
-from regraft.gate import Gate
+from regraft.gate import Gate, loses_at_most
 from regraft.rows import Source
 
 if TYPE_CHECKING:
@@ -170,18 +170,18 @@ def gate(judge: Judge, of_rows: Compared, of_people: Compared, sample: Ints, *, 
         why = f"it agrees with people too little, {judge.min_kappa:g} is needed"
     if why:
         return Gate(name="judge (does not decide)", passed=True, sentence=f"decides nothing: {why}; win rate {said}")
-    won, least = tally.win_rate(counts, sample, confidence=confidence), 0.5 - judge.margin
-    passed = won.low >= least
-    sure = won.high < 0.5 and won.point < least
-    needed = None if passed or sure else tally.rows_to_exclude(won, least, rows)
-    return Gate(
-        name="judge",
-        passed=passed,
-        undecided=not passed and not sure,
-        sentence=f"win rate {won.point:.3f} against the {other}, {least:g} at least ({confidence * 100:g} % interval "
-        f"{won.low:.3f} to {won.high:.3f}), corrected by people; {said}"
-        + ("" if needed is None else f"; if it stays so, about {needed:,} rows decide it"),
+    won, even = tally.win_rate(counts, sample, confidence=confidence), 0.5
+    least, change = (
+        even - judge.margin,
+        tally.Interval(point=won.point - even, low=won.low - even, high=won.high - even),
     )
+    needed = tally.rows_to_exclude(won, least, rows)
+    sentence = (
+        f"win rate {won.point:.3f} against the {other}, {least:g} at least ({confidence * 100:g} % interval "
+        f"{won.low:.3f} to {won.high:.3f}), corrected by people; {said}"
+        + ("" if needed is None else f"; if it stays so, about {needed:,} rows decide it")
+    )
+    return loses_at_most(judge.margin, change, name="judge", sentence=sentence)
 
 
 def _preferred(judge: Judge, people: Any) -> Ints:
