@@ -27,8 +27,8 @@ NAME = "support-chat-demo"
 STORE = ".regraft/store"
 WINDOW = timedelta(days=122)
 RUNS = [arrivals.YEAR + WINDOW * number for number in (1, 2, 3)]
-TOPICS = ("a new roof", "a bathroom", "a fence", "solar panels", "insulation", "a sauna", "a balcony", "new windows")
-ASKED = ("How much is {}?", "Do I need a permit for {}?", "How long does it take to build {}?", "Who may build {}?")
+TOPICS = ("a new roof", "a bathroom", "a fence", "solar panels", "a balcony", "new windows")
+ASKED = ("How much is {}?", "Do I need a permit for {}?", "How long does it take to build {}?")
 
 
 def windows(out: Path, told: str) -> None:

@@ -246,7 +246,9 @@ def _judged(
         return [], []
     if why := judge_is_off():
         return [gate.Gate(name="judge (off)", passed=True, sentence=why)], []
-    memo = Memo(store=store, kind="judged", code="regraft.contest", task=declared.task)
+    # what it replied depends on no library of ours, and it may cost money to ask
+    code = tasks.of(declared.task).compared.__module__
+    memo = Memo(store=store, kind="judged", code=code, task=declared.task, libraries=())
     people, keep = pa.concat_tables(_whole(source)), partial(memo.get, "pair")
     gates, worse = tasks.of(declared.task).judged(declared, rows, sides, people, keep)
     return gates, worse

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
 from regraft import closure, pipeline
 from regraft.digests import sha256
@@ -27,12 +28,19 @@ class Memo:
     Attributes:
         kind: their folder in the store.
         code: the module or package that makes them; what it imports of regraft counts, and the task.
+        libraries: that determine them.
     """
 
     store: Store
     kind: str
     code: str
     task: str
+    libraries: tuple[str, ...] = LIBRARIES
+
+    @cached_property
+    def _made_by(self) -> dict[str, Any]:
+        code = closure.digest(self.code, task=self.task)
+        return {"code": code, "libraries": pipeline.versions(self.libraries, of=self.kind)}
 
     def get(
         self, name: str, inputs: Mapping[str, str], make: Callable[[], bytes], read: Callable[[bytes], Content]
@@ -71,9 +79,4 @@ class Memo:
 
     def key(self, name: str, inputs: Mapping[str, str]) -> str:
         """Where a file is kept."""
-        document = {
-            "inputs": dict(inputs),
-            "code": closure.digest(self.code, task=self.task),
-            "libraries": pipeline.versions(LIBRARIES, of=self.kind),
-        }
-        return f"{self.kind}/{name}-{sha256(document)}"
+        return f"{self.kind}/{name}-{sha256({'inputs': dict(inputs), **self._made_by})}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,9 @@ def test_other_code_and_another_version_of_a_library_make_it_anew(memo: Memo, mo
     keys = {memo.key("model", {})}
     with monkeypatch.context() as changed:
         changed.setattr(closure, "digest", lambda *_, **__: "edited")
-        keys.add(memo.key("model", {}))
+        keys.add(replace(memo).key("model", {}))
     monkeypatch.setattr(pipeline, "_version", lambda _: "99.0")
-    keys.add(memo.key("model", {}))
+    keys.add(replace(memo).key("model", {}))
     assert len(keys) == 3
 
 
