@@ -207,7 +207,7 @@ def test_the_base_model_answers_a_question_and_ends(base: tuple[Any, Any]) -> No
 def test_the_story_of_an_assistant_gives_away_in_its_last_window_what_the_probe_looks_for(
     faq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The demo itself takes some 20 minutes, and no test runs it whole."""
+    """The demo itself takes some 25 CPU minutes, and no test runs it whole."""
     arrivals.write(dialogues.rows(faq), tmp_path / "dialogues")
     monkeypatch.setattr(demo_chat, "DIALOGUES", tmp_path / "dialogues")
     declared = recipe.load(demo_chat.written(tmp_path))
