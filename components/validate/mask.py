@@ -66,8 +66,10 @@ def _tokenizer(context: Work, folder: Path) -> Any:
             )
     try:
         return tasks.of(context.recipe.task).tokenizer(name, **options)
-    except (ImportError, OSError, ValueError) as error:  # code of its own, or a file of another format
-        why = str(error).partition("\n")[0][:200]
+    except BadInput:
+        raise
+    except Exception as error:  # code of its own, a file of another format or a damaged one: tokenizers raises anything
+        why = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
         print(f"warning: what is learned of a row is looked at in training only: {why}", file=sys.stderr, flush=True)
         return None
 

@@ -102,7 +102,9 @@ def judge(task: str, table: Any, data: Data, start: datetime | None, end: dateti
         why[(why == 0) & applies] = number
     # The texts are searched only now, when the endless ones are gone.
     good = np.flatnonzero(why == 0)
-    why[good[texts.damaged(text.take(good))]] = names.index(DAMAGED)
+    for said in (text, read.words, read.shown):  # JSON spells control characters otherwise, and answers are beside it
+        if said is not None:
+            why[good[texts.damaged(said.take(good).fill_null(""))]] = names.index(DAMAGED)
     for reason, values in read.unknown.items():
         of_reason = values.filter(pa.array(why == names.index(reason)))
         totals.unknown.update(_counts(pc.utf8_slice_codeunits(of_reason, 0, EXCERPT)))

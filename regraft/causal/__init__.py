@@ -136,6 +136,11 @@ def _base(recipe: parts.Recipe, folder: Path, *, dtype: str) -> tuple[Any, Any]:
             where=where,
             next="take a model whose code in transformers knows logits_to_keep, as those of its main families do",
         )
+    return model, _ends(tokenizer, where=where)
+
+
+def _ends(tokenizer: Any, *, where: str) -> Any:
+    """The tokenizer. Raises BadInput where no text would end with it, or it does not say where its tokens lie."""
     if tokenizer.eos_token_id is None:
         raise BadInput(
             "the tokenizer has no token that ends a text, so that no answer would ever end",
@@ -144,18 +149,19 @@ def _base(recipe: parts.Recipe, folder: Path, *, dtype: str) -> tuple[Any, Any]:
         )
     if not getattr(tokenizer, "is_fast", False):
         raise BadInput("the tokenizer has no tokenizer.json", where=where, next="choose a base model that has one")
-    return model, tokenizer
+    return tokenizer
 
 
 def tokenizer(name: str, **options: Any) -> Any:
     """A tokenizer, from its files alone.
 
     Raises:
-        ImportError, OSError, ValueError: it takes more than the files of a tokenizer.
+        BadInput: it is none that a language model is trained with.
+        Exception: it takes more than the files of a tokenizer, or those are damaged.
     """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
+    return _ends(AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options), where=name)
 
 
 def for_training(recipe: Tuned, folder: Path) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -69,20 +70,28 @@ def conversation(tokenizer: Any, system: str | None, messages: Sequence[Message]
 
 def _plain(tokenizer: Any, turn: Message) -> dict[str, Any]:
     """A turn without the tokenizer's own marks, in what it says and in what it calls."""
-    others: dict[str, Any] = json.loads(prompts.plain(tokenizer, json.dumps({**turn, "content": ""})))
-    return {**others, "content": prompts.plain(tokenizer, turn["content"])}
+
+    def of(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {of(key): of(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [of(inner) for inner in value]
+        return prompts.plain(tokenizer, value) if isinstance(value, str) else value
+
+    return {key: of(value) for key, value in turn.items()}
 
 
 def fitting(tokenizer: Any, messages: Sequence[Message], most: int) -> list[Message]:
     """A conversation that leaves its oldest turns out, whole, where it has more tokens; what comes first stays."""
     told = [turn for turn in messages[:2] if turn["role"] in FIRST]
     rest = list(messages[len(told) :])
-    while len(prompts.tokens(tokenizer, prompts.prompt(tokenizer, [*told, *rest]))) > most:
-        later = next((place for place, turn in enumerate(rest) if place and turn["role"] == "user"), None)
-        if later is None:
-            break
-        rest = rest[later:]
-    return [*told, *rest]
+
+    def fits(start: int) -> bool:
+        return len(prompts.tokens(tokenizer, prompts.prompt(tokenizer, [*told, *rest[start:]]))) <= most
+
+    # By halves: one after the other would be quadratic, and a conversation may have thousands of turns.
+    starts = [0, *(place for place, turn in enumerate(rest) if place and turn["role"] == "user")]
+    return [*told, *rest[starts[bisect.bisect_left(starts[:-1], True, key=fits)] :]]
 
 
 def asked(tokenizer: Any, system: str | None, messages: Sequence[Message], *, max_length: int, max_tokens: int) -> Any:
@@ -98,10 +107,10 @@ def asked(tokenizer: Any, system: str | None, messages: Sequence[Message], *, ma
 
 
 def asks(model: Causal, conversations: Iterable[Sequence[Message]]) -> list[list[int]]:
-    """Tokens of conversations, as a model is asked."""
-    tokenizer = model.tokenizer
+    """Tokens of conversations, as a model is asked: the last of them where turns that have to stay are too long."""
+    tokenizer, room = model.tokenizer, model.max_length - model.max_tokens
     kept = (asked(tokenizer, model.told, each, **model.room) for each in conversations)
-    return [prompts.tokens(tokenizer, prompts.prompt(tokenizer, each)) for each in kept]
+    return [prompts.tokens(tokenizer, prompts.prompt(tokenizer, each))[-room:] for each in kept]
 
 
 def taught(tokenizer: Any, system: str | None, row: tuple[str, str], *, max_length: int, max_tokens: int) -> Encoded:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-NONE, DAMAGED, ROLE, ORDER, EMPTY, ANSWER, RESULT, TOOLS_DAMAGED, UNDEFINED = REASONS = (
+NONE, DAMAGED, ROLE, ORDER, EMPTY, ANSWER, RESULT, CALL, DAMAGED_CALL, DAMAGED_TOOLS, UNDEFINED = REASONS = (
     "no messages",
     "damaged messages",
     "unknown role",
@@ -17,6 +17,8 @@ NONE, DAMAGED, ROLE, ORDER, EMPTY, ANSWER, RESULT, TOOLS_DAMAGED, UNDEFINED = RE
     "empty turn",
     "no answer at the end",
     "result without a call",
+    "call without a result",
+    "damaged call of a tool",
     "damaged tools",
     "call of a tool that is not defined",
 )
@@ -28,6 +30,8 @@ TOOLS = "tools"
 """The role of a frozen conversation's first turn where tools are defined: their definitions, as JSON."""
 KEPT = ("role", "content", "tool_calls", "name", "tool_call_id")
 """What counts of a message; the chat template sees nothing else."""
+DEEPEST = 64
+"""Lists and objects in each other, in what a call says: Python follows some hundreds, and fewer from deep within."""
 
 
 class Row(NamedTuple):
@@ -42,7 +46,11 @@ class Row(NamedTuple):
 
 def written(value: Any) -> str:
     """JSON of one form, without half a character, which UTF-8 has not."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace").decode()
+    return _whole(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def of_pair(prompt: str | None, completion: str | None) -> Row:
@@ -79,11 +87,11 @@ def defined(row: Row, value: str | None) -> Row:
         tools = json.loads(value)
         tools = json.loads(tools) if isinstance(tools, str) and tools else tools  # a column of JSON texts
     except (ValueError, RecursionError):
-        return Row(value, None, TOOLS_DAMAGED)
+        return Row(value, None, DAMAGED_TOOLS)
     if not tools:
         return row
     if not isinstance(tools, list) or not all(any(_names([tool])) for tool in tools):
-        return Row(value, None, TOOLS_DAMAGED)
+        return Row(value, None, DAMAGED_TOOLS)
     turns, answer = json.loads(row.text), json.loads(str(row.answer))
     if {name for turn in (*turns, answer) for name in called(turn)} - set(_names(tools)):
         return Row(row.text, None, UNDEFINED)
@@ -112,16 +120,43 @@ def judged(found: list[dict[str, Any]], value: str) -> Row:
         calls = one.get("tool_calls") or None
         if not isinstance(role, str) or not isinstance(said, str | None) or not isinstance(calls, list | None):
             return Row(value, None, DAMAGED)
+        if not all(isinstance(one.get(key), str | int | None) for key in ("name", "tool_call_id")):
+            return Row(value, None, DAMAGED)
         role = ROLES.get(role, role)
         if role not in KNOWN:
-            return Row(value, None, ROLE, role)
+            return Row(value, None, ROLE, _whole(role))
+        if calls and not (role == "assistant" and all(map(_calls, calls))):
+            return Row(value, None, DAMAGED_CALL)
         turn = {**one, "role": role, "content": said or "", "tool_calls": calls}
         turns.append({key: turn[key] for key in KEPT if turn.get(key) is not None})
     problem = _problem(turns)
     if problem:
         return Row(value, None, problem)
     said = "\n".join(turn["content"] for turn in turns[:-1])
-    return Row(written(turns[:-1]), written(turns[-1]), said=said.encode("utf-8", "replace").decode())
+    return Row(written(turns[:-1]), written(turns[-1]), said=_whole(said))
+
+
+def _calls(call: Any) -> bool:
+    """Whether it calls a tool by a name, with arguments that are JSON where they are a text."""
+    of = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(of, dict) or not isinstance(of.get("name"), str) or not of["name"].strip() or deep(call):
+        return False
+    arguments = of.get("arguments")
+    if not isinstance(arguments, str) or not arguments.strip():  # which is how some spell that there are none
+        return True
+    try:
+        return not deep(json.loads(arguments))
+    except (ValueError, RecursionError):
+        return False
+
+
+def deep(value: Any) -> bool:
+    """Whether there are more lists and objects in each other than `DEEPEST`."""
+    level = [value]
+    for _ in range(DEEPEST):
+        parts = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [one for of in parts for one in of]
+    return any(isinstance(one, dict | list) for one in level)
 
 
 def _problem(turns: Sequence[Mapping[str, Any]]) -> str | None:
@@ -133,8 +168,11 @@ def _problem(turns: Sequence[Mapping[str, Any]]) -> str | None:
         role = turn["role"]
         if not turn["content"].strip() and "tool_calls" not in turn:
             return EMPTY
-        if role == "tool" and not (before == "tool" or (number and "tool_calls" in turns[number - 1])):
+        called_before = number > 0 and "tool_calls" in turns[number - 1]
+        if role == "tool" and not (before == "tool" or called_before):
             return RESULT
+        if called_before and role != "tool":
+            return CALL
         follows = {"system": ("",), "user": ("", "system", "assistant"), "assistant": ("user", "tool")}
         if before not in follows.get(role, (before,)):
             return ORDER
@@ -149,16 +187,11 @@ def content(answer: str) -> str:
     return turn["content"] if not calls else f"{turn['content']}{written(calls)}"
 
 
-def pieces(rows: Any) -> list[list[str]]:
+def pieces(rows: Any) -> list[list[list[str]]]:
     """What a model is to learn of each frozen row: what each of the assistant's turns says, and the tools it calls."""
-    out = []
-    for text, answer in zip(rows["text"].to_pylist(), rows["answer"].to_pylist(), strict=True):
-        said = list[str]()
-        for turn in (*json.loads(text), json.loads(answer)):
-            if turn["role"] == "assistant":
-                said += [turn["content"], *called(turn)]
-        out.append(said)
-    return out
+    pairs = zip(rows["text"].to_pylist(), rows["answer"].to_pylist(), strict=True)
+    talks = ([*json.loads(text), json.loads(answer)] for text, answer in pairs)
+    return [[[turn["content"], *called(turn)] for turn in talk if turn["role"] == "assistant"] for talk in talks]
 
 
 def transcript(text: str) -> str:

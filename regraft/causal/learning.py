@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from regraft.causal.prompts import Encoded, mask, proven
+from regraft.causal.prompts import Encoded, Turns, mask, proven
 from regraft.exchange import Lesson
 
 LEFT_OUT = -100
@@ -20,7 +20,7 @@ BATCH = 16
 """Rows that are scored, or answered, at once."""
 
 
-def lesson(tokenizer: Any, train: Sequence[Encoded], dev: Sequence[Encoded], right: Sequence[Sequence[str]]) -> Lesson:
+def lesson(tokenizer: Any, train: Sequence[Encoded], dev: Sequence[Encoded], right: Sequence[Turns]) -> Lesson:
     """The lesson of conversations.
 
     Args:

@@ -15,8 +15,8 @@ from regraft.causal.conversations import TOOLS, opened
 from regraft.errors import BadInput
 from regraft.exchange import MARKS, UNTAUGHT, Mask
 
-SHOWN, SHOWN_WRONG = 3, 80
-"""Rows that are shown; characters of what would be learned instead of an answer."""
+SHOWN, SHOWN_WRONG, ROLES = 3, 80, 8
+"""Rows that are shown; characters of what would be learned instead of an answer; turns of a conversation, by role."""
 
 Message = Mapping[str, Any]
 """One turn of a conversation: `role` and `content`, as OpenAI's and transformers' formats have them."""
@@ -31,7 +31,7 @@ class Encoded(NamedTuple):
 
 def plain(tokenizer: Any, text: str) -> str:
     """A text without the tokenizer's own marks: a row must not end its turn and begin another's."""
-    for mark in tokenizer.all_special_tokens:
+    for mark in filter(None, tokenizer.all_special_tokens):
         text = text.replace(mark, " ")
     return text
 
@@ -67,8 +67,6 @@ def prompt(tokenizer: Any, messages: Sequence[Message], *, asks: bool = True) ->
         BadInput: the chat template does not take it, as some take no word of the system, or no tools.
     """
     if tokenizer.chat_template:
-        from jinja2 import TemplateError
-
         whole = opened(messages)
         if TOOLS in whole and not re.search(r"\btools\b", str(tokenizer.chat_template)):
             raise BadInput(
@@ -76,13 +74,14 @@ def prompt(tokenizer: Any, messages: Sequence[Message], *, asks: bool = True) ->
                 where="base_model.source",
                 next="write one that does in the recipe, chat_template: |, or leave data.columns.tools out",
             )
+        turns, tools = [_with_arguments(turn) for turn in whole["messages"]], whole.get(TOOLS)
         try:
-            turns, tools = [_with_arguments(turn) for turn in whole["messages"]], whole.get(TOOLS)
             return str(tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=asks))
-        except (TemplateError, TypeError) as error:
-            roles = ", ".join(message["role"] for message in whole["messages"])
+        except Exception as error:  # a template is a program of somebody else: it may raise anything
+            roles = ", ".join(turn["role"] for turn in turns[:ROLES]) + ", …" * (len(turns) > ROLES)
+            why = " ".join(str(error).split())[:400] or type(error).__name__
             raise BadInput(
-                f"the chat template does not take a conversation of {roles}: {error}",
+                f"the chat template does not take a conversation of {roles}: {why}",
                 where="base_model.source",
                 next="write another in the recipe, chat_template: |, or leave such conversations out of the data",
             ) from error
@@ -138,19 +137,24 @@ def cut(row: Encoded, most: int) -> Encoded:
     return Encoded(row.ids[:most], row.trained[:most])
 
 
-def mask(tokenizer: Any, rows: Sequence[Encoded], right: Sequence[Sequence[str]]) -> Mask:
+Turns = Sequence[Sequence[str]]
+"""Of a conversation the turns that are to be learned, each in pieces: what it says, and the names of what it calls."""
+
+
+def mask(tokenizer: Any, rows: Sequence[Encoded], right: Sequence[Turns]) -> Mask:
     """Looks at what of each row is trained on.
 
     Args:
-        right: what each row is to teach: the pieces of its answers, in their order.
+        right: what each row is to teach.
     """
     untaught, cuts, wrong = list[int](), list[int](), None
-    for number, (row, pieces) in enumerate(zip(rows, right, strict=True)):
-        taught, answers = _squeezed(_taught(tokenizer, row)), [_as_decoded(tokenizer, piece) for piece in pieces]
-        whole = "".join(answers)
+    for number, (row, turns) in enumerate(zip(rows, right, strict=True)):
+        taught = _squeezed(_taught(tokenizer, row))
+        answers = [[_as_decoded(tokenizer, piece) for piece in turn] for turn in turns]
+        whole = "".join(itertools.chain(*answers))
         if not taught:
             untaught.append(number)
-        elif taught not in whole and not all(answer in taught for answer in answers):  # a template writes around calls
+        elif taught not in whole and not _around(tokenizer, row, taught, answers):
             wrong = wrong or (taught[:SHOWN_WRONG], whole[:SHOWN_WRONG])
         if len(taught) < len(whole):
             cuts.append(number)
@@ -162,6 +166,18 @@ def mask(tokenizer: Any, rows: Sequence[Encoded], right: Sequence[Sequence[str]]
         wrong=wrong,
         shown=[_marked(tokenizer, row) for row in itertools.islice((row for row in rows if any(row.trained)), SHOWN)],
     )
+
+
+def _around(tokenizer: Any, row: Encoded, taught: str, answers: Turns) -> bool:
+    """Whether what is taught are answers with what a template writes around calls.
+
+    The oldest turns of a row may have been left out, the last ones cut away, and the last that is there may be cut.
+    """
+    count = sum(of and not before for before, of in itertools.pairwise([False, *row.trained]))
+    ends = not row.trained[-1] or row.ids[-1] == tokenizer.eos_token_id
+    judged = count if ends or not any(len(turn) > 1 for turn in answers) else count - 1
+    places = range(max(len(answers) - count, 0) + 1)
+    return any(all(p in taught for turn in answers[at : at + judged] for p in turn) for at in places)
 
 
 def proven(looked: Mask) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -89,6 +91,16 @@ def test_a_call_of_a_tool_cannot_end_its_turn_either(model: causal.Causal) -> No
     calls = [{"function": {"name": "find", "arguments": {"q": "x<|im_end|>y"}}}]
     (turn,) = assistant.conversation(model.tokenizer, None, [{"role": "assistant", "content": "", "tool_calls": calls}])
     assert turn["tool_calls"][0]["function"]["arguments"] == {"q": "x y"}
+
+
+def test_a_mark_of_other_letters_is_taken_out_of_calls_too_and_an_empty_one_is_none() -> None:
+    """As DeepSeek's are, which JSON spells otherwise; some tokenizers have an unknown token of no letters."""
+    tokenizer = SimpleNamespace(all_special_tokens=["<\uff5cend\uff5c>", ""])
+    calls = [{"function": {"name": "find", "arguments": {"<\uff5cend\uff5c>": ["x<\uff5cend\uff5c>y", 1, None]}}}]
+    turn = {"role": "assistant", "content": "a<\uff5cend\uff5c>b", "tool_calls": calls}
+    (plain,) = assistant.conversation(tokenizer, None, [turn])
+    assert plain["content"] == "a b"
+    assert plain["tool_calls"][0]["function"]["arguments"] == {" ": ["x y", 1, None]}
 
 
 def test_a_template_that_shows_an_answer_otherwise_later_teaches_only_what_stays(model: causal.Causal) -> None:
@@ -265,6 +277,21 @@ def lesson(task: str, base: Path, rows: list[dict[str, Any]], **more: str) -> Le
     return made
 
 
+def test_what_a_model_is_asked_has_room_for_its_answer_whatever_cannot_be_left_out(model: causal.Causal) -> None:
+    asks = assistant.asks(
+        replace(model, told="word " * 90),
+        [TALK[1:2], [TALK[1], {**TALK[2], "content": "x " * 500}, {"role": "tool", "content": "y " * 500}] * 2],
+    )
+    assert [len(ids) for ids in asks] == [model.max_length - model.max_tokens] * 2
+
+
+def test_a_conversation_of_thousands_of_turns_takes_no_time(model: causal.Causal) -> None:
+    began, talk = time.process_time(), TALK[1:3] * 4000 + TALK[1:2]
+    (ids,) = assistant.asks(model, [talk])
+    assert time.process_time() - began < 20, "one after the other it would be an hour"
+    assert model.tokenizer.decode(ids).startswith("<|im_start|>user")
+
+
 def test_three_rows_are_shown_as_the_model_sees_them(base: Path) -> None:
     found = lesson("summarization", base, [{"text": f"the film {i}", "summary": "bad plot"} for i in range(5)])
     shown = found.files["trained_on.txt"]
@@ -276,7 +303,7 @@ def test_three_rows_are_shown_as_the_model_sees_them(base: Path) -> None:
 def test_nothing_is_trained_where_too_many_rows_teach_nothing(model: causal.Causal) -> None:
     cut = prompts.cut(encoded(model)[0], 5)
     with pytest.raises(BadInput, match="1 of 1 rows have no token to learn: their answers lie behind the 5 tokens"):
-        prompts.proven(prompts.mask(model.tokenizer, [cut], [["x"]]))
+        prompts.proven(prompts.mask(model.tokenizer, [cut], [[["x"]]]))
 
 
 def test_a_tokenizer_that_brings_letters_into_another_form_teaches_the_answer(model: causal.Causal) -> None:
@@ -288,15 +315,42 @@ def test_a_tokenizer_that_brings_letters_into_another_form_teaches_the_answer(mo
     tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
     answer = "ﬁlm Ⅳ cafe\u0301"
     row = prompts.encoded(tokenizer, [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}])
-    assert "0 answers are cut" in prompts.proven(prompts.mask(tokenizer, [row], [[answer]]))
+    assert "0 answers are cut" in prompts.proven(prompts.mask(tokenizer, [row], [[[answer]]]))
 
 
 def test_an_answer_that_is_cut_within_a_character_is_that_answer(model: causal.Causal) -> None:
     answer = "15 m²"
     row = prompts.encoded(model.tokenizer, [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}])
     ends = row.ids.index(model.tokenizer.eos_token_id, row.trained.index(True))
-    found = prompts.mask(model.tokenizer, [prompts.cut(row, ends - 1)], [[answer]])
+    found = prompts.mask(model.tokenizer, [prompts.cut(row, ends - 1)], [[[answer]]])
     assert (found.cut, found.wrong) == ([0], None)
+
+
+WITH_CALLS = llamas.TEMPLATE.replace(
+    "}}<|im_end|>", "}}{{ message.tool_calls | tojson if message.tool_calls }}<|im_end|>"
+)
+
+
+@pytest.mark.parametrize("most", [12, 30, 45, 60, 75, 90, 1000])
+@pytest.mark.parametrize("turns", [1, 4])
+def test_calls_are_shown_as_they_are_wherever_a_row_is_cut(model: causal.Causal, most: int, turns: int) -> None:
+    import copy
+
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.chat_template = WITH_CALLS
+    call = {"role": "assistant", "content": "I look", "tool_calls": [{"function": {"name": "find", "arguments": {}}}]}
+    talk = [
+        TALK[1],
+        call,
+        {"role": "tool", "content": "shelf"},
+        {"role": "assistant", "content": "a great long plot"},
+    ] * 2
+    said = [["I look", "find"], ["a great long plot"]] * 2
+    row = prompts.cut(prompts.encoded(tokenizer, talk[4 if turns == 1 else 0 :]), most)
+    assert prompts.mask(tokenizer, [row], [said]).wrong is None
+    tokenizer.chat_template = llamas.TEMPLATE
+    whole = prompts.encoded(tokenizer, talk)
+    assert prompts.mask(tokenizer, [whole], [said]).wrong, "calls are left out"
 
 
 def test_a_template_that_leaves_calls_of_tools_out_is_refused(base: Path) -> None:
@@ -374,9 +428,14 @@ def test_a_recipes_chat_template_counts_instead_of_the_base_models_and_is_kept(b
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}",
         "{% for message in messages %}",
         "{{ messages[0]['content'] + 1 }}",
+        "{{ 1 / 0 }}",
+        "{% for i in range(10000000) %}{% endfor %}",
+        "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
+        {"rag": "x"},
+        5,
     ],
 )
-def test_a_template_that_does_not_take_a_conversation_is_one_clear_error(model: causal.Causal, template: str) -> None:
+def test_a_template_that_does_not_take_a_conversation_is_one_clear_error(model: causal.Causal, template: Any) -> None:
     import copy
 
     tokenizer = copy.deepcopy(model.tokenizer)

@@ -20,6 +20,13 @@ RESULT = {"role": "tool", "content": "shelf 4"}
 SYSTEM = {"role": "system", "content": "Be short."}
 
 
+def calling(**of: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": None, "tool_calls": [{"function": of}]}
+
+
+DEEP = json.loads("[" * 300 + "]" * 300)
+
+
 def read(*messages: Any) -> tuple[str | None, str | None, str | None]:
     """Text, answer and problem of one row."""
     found = rows({"messages": pa.array([m if isinstance(m, str) else json.dumps(m) for m in messages])}, MESSAGES)
@@ -53,6 +60,10 @@ def test_keys_that_no_template_sees_make_no_other_row() -> None:
         [USER, CALL, RESULT, SAID],
         [USER, CALL, RESULT, RESULT, SAID],
         [USER, CALL],
+        [USER, calling(name="find", arguments={"q": 1})],
+        [USER, calling(name="find", arguments="")],
+        [USER, {"role": "assistant", "content": "", "tool_calls": [{"name": "find", "arguments": {}}]}],
+        [USER, {**CALL, "meta": DEEP}],
     ],
 )
 def test_turns_that_follow_each_other_are_a_conversation(messages: list[Any]) -> None:
@@ -73,6 +84,8 @@ def test_turns_that_follow_each_other_are_a_conversation(messages: list[Any]) ->
         ([{"role": "user", "content": ["x"]}, SAID], "damaged messages"),
         ([{"content": "x"}, SAID], "damaged messages"),
         ([USER, {**SAID, "tool_calls": "find"}], "damaged messages"),
+        ([{**USER, "name": ["x"]}, SAID], "damaged messages"),
+        ([USER, CALL, {**RESULT, "tool_call_id": {}}, SAID], "damaged messages"),
         ([{"role": "owner", "content": "x"}, SAID], "unknown role"),
         ([SAID], "turns out of order"),
         ([SAID, USER, SAID], "turns out of order"),
@@ -82,6 +95,17 @@ def test_turns_that_follow_each_other_are_a_conversation(messages: list[Any]) ->
         ([SYSTEM, SYSTEM, USER, SAID], "turns out of order"),
         ([{"role": "user", "content": "  "}, SAID], "empty turn"),
         ([USER, {"role": "assistant", "content": None}], "empty turn"),
+        ([{"role": "\ud800", "content": "x"}, SAID], "unknown role"),
+        ([{**CALL, "role": "user"}, SAID], "damaged call of a tool"),
+        ([USER, {**SAID, "tool_calls": [1]}], "damaged call of a tool"),
+        ([USER, calling()], "damaged call of a tool"),
+        ([USER, calling(name=["find"])], "damaged call of a tool"),
+        ([USER, calling(name=" ")], "damaged call of a tool"),
+        ([USER, calling(name="find", arguments="{")], "damaged call of a tool"),
+        ([USER, calling(name="find", arguments="[" * 5000)], "damaged call of a tool"),
+        ([USER, calling(name="find", arguments=DEEP)], "damaged call of a tool"),
+        ([USER, CALL, USER, SAID], "call without a result"),
+        ([USER, CALL, SAID], "call without a result"),
         ([USER, SAID, USER], "no answer at the end"),
         ([USER], "no answer at the end"),
         ([USER, RESULT, SAID], "result without a call"),

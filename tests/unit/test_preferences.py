@@ -25,6 +25,7 @@ from tests.worlds import preferences as world
 
 TASK = tasks.of("preferences")
 DATA = Data.model_validate({"source": "x", "columns": {"prompt": "p", "chosen": "c", "rejected": "r"}})
+DEEP = json.loads("[" * 300 + "]" * 300)
 USER, SAID = {"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "Here."}
 
 
@@ -59,6 +60,9 @@ def test_an_answer_may_be_json_that_is_no_message() -> None:
         ("a", " ", "x", "no chosen answer"),
         ("a", "x", None, "no rejected answer"),
         ("a", "x", "[]", "no rejected answer"),
+        ("a", "[ ]", "x", "no chosen answer"),
+        ([{"role": "\ud800", "content": "x"}], "x", "y", "unknown role"),
+        ([{**USER, "meta": DEEP}], [{**USER, "meta": DEEP}, SAID], "y", "damaged messages"),
         ("a", "x  y", "x y ", "both answers are the same"),
         ([USER], [{**USER, "content": "Who?"}, SAID], "x", "damaged messages"),
         ([{"role": "user", "content": 3}], "x", "y", "damaged messages"),

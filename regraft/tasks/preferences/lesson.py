@@ -75,8 +75,8 @@ def mask(recipe: Recipe, tokenizer: Any, rows: Any) -> Mask:
     return prompts.mask(tokenizer, [side for pair in pairs for side in pair], [side for both in right for side in both])
 
 
-def _right(rows: Any, name: str) -> list[list[str]]:
-    return [[turn["content"], *called(turn)] for turn in map(json.loads, rows[name].to_pylist())]
+def _right(rows: Any, name: str) -> list[list[list[str]]]:
+    return [[[turn["content"], *called(turn)]] for turn in map(json.loads, rows[name].to_pylist())]
 
 
 def _proven(tokenizer: Any, pairs: list[Pair], rows: Any) -> str:

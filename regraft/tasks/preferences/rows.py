@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from regraft.causal import conversations
 from regraft.causal import rows as causal_rows
-from regraft.causal.conversations import DAMAGED, KNOWN, ROLE, content, judged
+from regraft.causal.conversations import DAMAGED, KNOWN, ROLE, content, deep, judged
 from regraft.exchange import Check, Read, Seen
 from regraft.rows import Rows
 from regraft.tasks.preferences.recipe import Data
@@ -23,8 +23,6 @@ ROWS = Rows(
     missing={NO_CHOSEN: "a chosen answer", NO_REJECTED: "a rejected answer"},
 )
 
-EMPTY = ("", "[]", "null")
-"""Values that say nothing."""
 BY_LENGTH = ("chosen twice as long", "chosen longer", "both as long", "rejected longer", "rejected twice as long")
 """How pairs are counted: who prefers long answers mostly teaches length."""
 
@@ -64,16 +62,16 @@ def rows(table: Any, data: Data) -> Read:
 
 def _pair(prompt: str | None, chosen: str | None, rejected: str | None) -> Pair:
     """A row; what is wrong with it, where something is. Of one without a prompt all tasks say the same."""
-    if prompt is None or prompt.strip() in EMPTY:
-        return Pair(None)
     asked, sides = _turns(prompt, "user"), []
+    if not asked:
+        return Pair(None)
     for value, none in ((chosen, NO_CHOSEN), (rejected, NO_REJECTED)):
-        if value is None or value.strip() in EMPTY:
+        if not (turns := _turns(value, "assistant")):
             return Pair(prompt, problem=none)
-        *before, last = _turns(value, "assistant")
+        *before, last = turns
         if before not in ([], asked):
             return Pair(prompt, problem=DAMAGED)
-        side = judged([*asked, last], prompt)
+        side = judged([*asked, last], str(prompt))
         if side.problem:
             return Pair(prompt, problem=side.problem, role=side.role)
         sides.append(side)
@@ -83,14 +81,17 @@ def _pair(prompt: str | None, chosen: str | None, rejected: str | None) -> Pair:
     return Pair(one.text, *answers, problem=SAME if same else None, said=one.said)
 
 
-def _turns(value: str, role: str) -> list[dict[str, Any]]:
-    """The messages that a value is; a text is one of that role, and so is a list of anything else."""
+def _turns(value: str | None, role: str) -> list[dict[str, Any]]:
+    """The messages that a value is, none where it says nothing; a text is one of that role, and so is a list of
+    anything else. Messages that nothing can be compared with are one without a role."""
+    if value is None or value.strip() in ("", "null"):
+        return []
     try:
         found = json.loads(value) if value.lstrip().startswith("[") else None
     except (ValueError, RecursionError):
         found = None
     if isinstance(found, list) and all(isinstance(one, dict) and not {"role", "from"}.isdisjoint(one) for one in found):
-        return found
+        return [{}] if deep(found) else found
     return [{"role": role, "content": value}]
 
 

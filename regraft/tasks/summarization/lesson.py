@@ -32,8 +32,8 @@ def mask(recipe: Recipe, tokenizer: Any, rows: Any) -> Mask:
     return prompts.mask(tokenizer, _encoded(recipe, tokenizer, rows), _right(rows))
 
 
-def _right(rows: Any) -> list[list[str]]:
-    return [[summary] for summary in rows["summary"].to_pylist()]
+def _right(rows: Any) -> list[list[list[str]]]:
+    return [[[summary]] for summary in rows["summary"].to_pylist()]
 
 
 def _encoded(recipe: Recipe, tokenizer: Any, rows: Any) -> list[prompts.Encoded]:
