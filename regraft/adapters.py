@@ -57,6 +57,8 @@ def base(recipe: Recipe, folder: Path, *, loader: str, **own: Any) -> tuple[Any,
         kind = Temporary if declared.source.startswith("hf://") else BadInput
         raise kind(f"cannot load the base model: {error}", where=declared.source) from error
     except ValueError as error:
+        if isinstance(error, UnicodeError):
+            raise _damaged(error, where=declared.source) from error
         why = str(error).partition("\n")[0][:400]  # then come the names of all models that there are
         raise BadInput(f"not a base model for {recipe.task}: {why}", where=declared.source) from error
     except ImportError as error:  # such as sentencepiece, for its tokenizer
@@ -70,8 +72,7 @@ def base(recipe: Recipe, folder: Path, *, loader: str, **own: Any) -> tuple[Any,
     except (
         Exception
     ) as error:  # whatever tokenizers, safetensors and the model's own code raise: the files are to blame
-        what = f"the base model's files cannot be loaded: {type(error).__name__}: {str(error)[:400]}"
-        raise BadInput(what, where=declared.source, next=base_model.DOWNLOAD) from error
+        raise _damaged(error, where=declared.source) from error
     base_model.fits(recipe, model.config.to_dict(), where=declared.source)
     tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
     base_model.embedded(tokens, _embeddings(model), where=declared.source)
@@ -79,6 +80,11 @@ def base(recipe: Recipe, folder: Path, *, loader: str, **own: Any) -> tuple[Any,
         tokenizer.pad_token = _padding(tokenizer, where=declared.source)
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, loaded, tokenizer
+
+
+def _damaged(error: Exception, *, where: str) -> BadInput:
+    what = f"the base model's files cannot be loaded: {type(error).__name__}: {str(error)[:400]}"
+    return BadInput(what, where=where, next=base_model.DOWNLOAD)
 
 
 def _embeddings(model: Any) -> int | None:

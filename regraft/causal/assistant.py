@@ -114,14 +114,19 @@ def asks(model: Causal, conversations: Iterable[Sequence[Message]]) -> list[list
 
 
 def taught(tokenizer: Any, system: str | None, row: tuple[str, str], *, max_length: int, max_tokens: int) -> Encoded:
-    """A row's conversation with its last turn, as tokens of which the assistant's are learned.
+    """A row's conversation with its last turn, as tokens of which the assistant's are learned, up to max_length.
 
     Args:
         row: text and answer, as they are frozen.
     """
+    return prompts.cut(uncut(tokenizer, system, row, max_length=max_length, max_tokens=max_tokens), max_length)
+
+
+def uncut(tokenizer: Any, system: str | None, row: tuple[str, str], *, max_length: int, max_tokens: int) -> Encoded:
+    """What `taught` cuts."""
     kept = asked(tokenizer, system, json.loads(row[0]), max_length=max_length, max_tokens=max_tokens)
     last = conversation(tokenizer, None, [json.loads(row[1])])
-    return prompts.cut(prompts.encoded(tokenizer, [*kept, *last]), max_length)
+    return prompts.encoded(tokenizer, [*kept, *last])
 
 
 def card(recipe: Assistant) -> str:

@@ -283,7 +283,7 @@ def drawn(form: str, folder: Path, base: Path, data: st.DataObject) -> Any:
     return declared(task, folder / name, base, pair=form == "prompt and completion", characters=characters)
 
 
-@settings(FEW, max_examples=25)
+@settings(FEW, max_examples=20)
 @given(st.data())
 @pytest.mark.parametrize("form", FORMS)
 def test_a_row_is_taken_or_set_aside_with_its_reason_and_what_is_taken_can_be_learned(
@@ -315,6 +315,34 @@ def test_what_is_taken_is_answered_and_measured(
             contest: Any = SimpleNamespace(rows=table, challenger=answers, champion=answers, base=None)
             task.examples(said, contest)
             task.predictions(said, contest)
+
+
+LONG = "the plot " * 100_000
+"""200,000 tokens."""
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "reason"),
+    [
+        ("prompt and completion", {"prompt": LONG, "completion": "dull"}, "too long"),
+        ("prompt and completion", {"prompt": "is it dull", "completion": LONG}, None),
+        ("pairs", {"prompt": LONG, "chosen": "dull", "rejected": "good"}, "too long"),
+        ("pairs", {"prompt": "is it dull", "chosen": "dull", "rejected": LONG}, None),
+        ("summaries", {"text": LONG, "summary": "dull"}, "too long"),
+        ("summaries", {"text": "is it dull", "summary": LONG}, None),
+        ("documents", {"text": LONG}, "too long"),
+    ],
+)
+def test_a_row_of_200_000_tokens_is_set_aside_or_cut(
+    form: str, row: dict[str, str], reason: str | None, base: Path, models: dict[str, Causal], tmp_path: Path
+) -> None:
+    task, name, _ = FORMS[form]
+    put(tmp_path / name, [row])
+    said = declared(task, tmp_path / name, base, pair=form == "prompt and completion")
+    table, aside = frozen(said, tmp_path)
+    assert aside == ({reason: 1} if reason else {})
+    if reason is None:
+        learned(said, models[task].tokenizer, table)
 
 
 @contextmanager

@@ -126,6 +126,15 @@ def test_only_the_answer_that_is_judged_counts(adapted: Causal) -> None:
         assert adapted.tokenizer.decode(kept) == right
 
 
+def test_a_pair_whose_answers_are_cut_away_counts_nothing(adapted: Causal) -> None:
+    """The turn before them is none of them."""
+    call = {**SAID, "tool_calls": [{"function": {"name": "find"}}]}
+    talk = [USER, call, *[{"role": "tool", "content": "x " * 300}] * 2]
+    row = pa.table({"text": [json.dumps(talk)], "chosen": [json.dumps(SAID)], "rejected": [json.dumps(SAID)]})
+    for side in model.encoded(adapted.tokenizer, None, row, max_length=64, max_tokens=12)[0]:
+        assert (len(side.ids), sum(side.trained)) == (64, 0)
+
+
 @pytest.mark.parametrize("kind", ["dpo", "ipo"])
 def test_the_loss_is_the_papers_whoever_shares_the_batch(kind: Any, adapted: Causal, base: Path) -> None:
     """Against the formula, from log-likelihoods that are asked a row at a time."""

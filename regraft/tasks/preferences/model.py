@@ -6,9 +6,9 @@ import functools
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from regraft.causal import Causal, answering
+from regraft.causal import Causal, answering, prompts
 from regraft.causal.assistant import logged as logged_assistant
-from regraft.causal.assistant import taught
+from regraft.causal.assistant import uncut
 from regraft.causal.prompts import Encoded
 
 logged = functools.partial(logged_assistant, answer="chosen")
@@ -26,14 +26,14 @@ def encoded(tokenizer: Any, system: str | None, rows: Any, *, max_length: int, m
     room = {"max_length": max_length, "max_tokens": max_tokens}
 
     def side(text: str, answer: str) -> Encoded:
-        return _last(taught(tokenizer, system, (text, answer), **room))
+        return prompts.cut(_last(uncut(tokenizer, system, (text, answer), **room)), max_length)
 
     columns = (rows[name].to_pylist() for name in ("text", "chosen", "rejected"))
     return [Pair(side(text, one), side(text, other)) for text, one, other in zip(*columns, strict=True)]
 
 
 def _last(row: Encoded) -> Encoded:
-    """A row of which the last turn alone is trained on: the others are the same in both of a pair."""
+    """A row, not cut yet, of which the last turn alone is trained on: the others are the same in both of a pair."""
     begins = (at for at in range(1, len(row.trained)) if row.trained[at] and not row.trained[at - 1])
     start = max(begins, default=0)
     return Encoded(row.ids, [at >= start and of for at, of in enumerate(row.trained)])
