@@ -152,12 +152,17 @@ def is_list(value: Any) -> bool:
     return isinstance(value, list)
 
 
+TOOL = st.fixed_dictionaries(
+    {"type": st.just("function"), "function": st.fixed_dictionaries({"name": st.just("find")}, optional={"a": ODD})}
+)
+TOOLS = st.one_of(*[st.lists(TOOL, max_size=2)] * 4, st.lists(TOOL | ODD, max_size=2), ODD)
 MESSAGES = st.fixed_dictionaries({"messages": talks()})
 FORMS: dict[str, tuple[str, str, Any]] = {
     "messages": ("chat", "data.jsonl", MESSAGES),
     "messages as JSON": ("chat", "data.jsonl", MESSAGES.map(in_json)),
     "messages in CSV": ("chat", "data.csv", MESSAGES.map(in_json)),
     "messages in Parquet": ("chat", "data.parquet", st.fixed_dictionaries({"messages": talks().filter(is_list)})),
+    "messages and tools": ("chat", "data.jsonl", st.fixed_dictionaries({"messages": talks(), "tools": TOOLS})),
     "prompt and completion": ("chat", "data.jsonl", columns("prompt", "completion")),
     "pairs": ("preferences", "data.jsonl", pairs()),
     "pairs as JSON": ("preferences", "data.jsonl", pairs().map(in_json)),
@@ -211,7 +216,11 @@ def models(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ca
     }
 
 
-CALLS_SHOWN = llamas.TEMPLATE.replace(
+COLUMNS = {
+    "prompt and completion": "{prompt: prompt, completion: completion}",
+    "messages and tools": "{messages: messages, tools: tools}",
+}
+CALLS_SHOWN = "{{ tools | tojson if tools else '' }}" + llamas.TEMPLATE.replace(
     "{{ message['content'] }}",
     "{{ message['content'] }}{{ message.tool_calls | tojson if message.tool_calls else '' }}",
 )
@@ -227,12 +236,10 @@ def model(task: str, base: Path, folder: Path) -> Causal:
     return Causal(adapted.eval(), tokenizer, said.training.max_length, answer, told)
 
 
-def declared(task: str, source: Path, base: Path, *, pair: bool = False, characters: int = 10_000) -> Any:
+def declared(task: str, source: Path, base: Path, *, form: str = "", characters: int = 10_000) -> Any:
     text = of(task).RECIPE.format(data=source, base=base, epochs=1, more="")
     text = text.replace("contract: {", f"contract: {{characters: {{max: {characters}}}, ")
-    return recipe.parse(
-        text.replace("{messages: messages}", "{prompt: prompt, completion: completion}") if pair else text
-    )
+    return recipe.parse(text.replace("{messages: messages}", COLUMNS.get(form, "{messages: messages}")))
 
 
 def frozen(said: Any, folder: Path) -> tuple[Any, Counter[str]]:
@@ -280,7 +287,7 @@ def drawn(form: str, folder: Path, base: Path, data: st.DataObject) -> Any:
     task, name, made = FORMS[form]
     put(folder / name, data.draw(st.lists(made, min_size=1, max_size=9)))
     characters = data.draw(st.sampled_from([10_000, 10_000_000]))
-    return declared(task, folder / name, base, pair=form == "prompt and completion", characters=characters)
+    return declared(task, folder / name, base, form=form, characters=characters)
 
 
 @settings(FEW, max_examples=20)
@@ -338,7 +345,7 @@ def test_a_row_of_200_000_tokens_is_set_aside_or_cut(
 ) -> None:
     task, name, _ = FORMS[form]
     put(tmp_path / name, [row])
-    said = declared(task, tmp_path / name, base, pair=form == "prompt and completion")
+    said = declared(task, tmp_path / name, base, form=form)
     table, aside = frozen(said, tmp_path)
     assert aside == ({reason: 1} if reason else {})
     if reason is None:
