@@ -92,6 +92,7 @@ SOUND = st.lists(
     max_size=3,
 ).map(lambda parts: [one for part in parts for one in part])
 
+ONE_KEY = st.sampled_from(sorted(ODDITIES)).flatmap(lambda key: st.fixed_dictionaries({key: ODDITIES[key]}))
 Talk = list[Any]
 DAMAGES: dict[str, Callable[[Talk, int, Any], Any]] = {
     "a turn more": lambda talk, at, draw: [*talk[:at], draw(TURNS), *talk[at:]],
@@ -105,7 +106,6 @@ DAMAGES: dict[str, Callable[[Talk, int, Any], Any]] = {
     "nothing": lambda talk, at, draw: [],
     "no conversation": lambda talk, at, draw: draw(ODD),
 }
-ONE_KEY = st.sampled_from(sorted(ODDITIES)).flatmap(lambda key: st.fixed_dictionaries({key: ODDITIES[key]}))
 
 
 @st.composite

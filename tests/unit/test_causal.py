@@ -341,12 +341,8 @@ def test_calls_are_shown_as_they_are_wherever_a_row_is_cut(model: causal.Causal,
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.chat_template = WITH_CALLS
     call = {"role": "assistant", "content": "I look", "tool_calls": [{"function": {"name": "find", "arguments": {}}}]}
-    talk = [
-        TALK[1],
-        call,
-        {"role": "tool", "content": "shelf"},
-        {"role": "assistant", "content": "a great long plot"},
-    ] * 2
+    result, last = {"role": "tool", "content": "shelf"}, {"role": "assistant", "content": "a great long plot"}
+    talk: list[prompts.Message] = [TALK[1], call, result, last] * 2
     said = [["I look", "find"], ["a great long plot"]] * 2
     row = prompts.cut(prompts.encoded(tokenizer, talk[4 if turns == 1 else 0 :]), most)
     assert prompts.mask(tokenizer, [row], [said]).wrong is None
