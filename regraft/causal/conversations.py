@@ -90,7 +90,7 @@ def defined(row: Row, value: str | None) -> Row:
         return Row(value, None, DAMAGED_TOOLS)
     if not tools:
         return row
-    if not isinstance(tools, list) or not all(any(_names([tool])) for tool in tools):
+    if not isinstance(tools, list) or not all(any(_names([tool])) for tool in tools) or deep(tools):
         return Row(value, None, DAMAGED_TOOLS)
     turns, answer = json.loads(row.text), json.loads(str(row.answer))
     if {name for turn in (*turns, answer) for name in called(turn)} - set(_names(tools)):

@@ -151,7 +151,13 @@ def test_a_row_without_tools_is_what_it_is_without_the_column(tools: str | None)
     assert with_tools(tools, USER, SAID) == (read([USER, SAID])[0], None)
 
 
-@pytest.mark.parametrize("tools", ["{", "7", '"find"', '[{"type": "function"}]', '["find"]', "[" * 100_000, '{"a": 1}'])
+@pytest.mark.parametrize(
+    "tools",
+    [
+        *("{", "7", '"find"', '[{"type": "function"}]', '["find"]', "[" * 100_000, '{"a": 1}'),
+        json.dumps([{"name": "find", "parameters": DEEP}]),
+    ],
+)
 def test_tools_that_are_none_are_named(tools: str) -> None:
     assert with_tools(tools, USER, SAID)[1] == "damaged tools"
 
