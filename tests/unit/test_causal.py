@@ -6,7 +6,6 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from torchmetrics.functional.text.rouge import rouge_score
 
 from regraft import causal, recipe, tally, tasks
 from regraft.causal import answering, assistant, learning, prompts, scoring
-from regraft.causal.conversations import turns
 from regraft.errors import BadInput
 from regraft.exchange import Lesson
 from tests import champions, llamas
@@ -45,18 +43,21 @@ def declared(task: str, base: Path, **more: str) -> Any:
     return recipe.parse(text)
 
 
-@pytest.fixture(scope="module")
-def model(base: Path, tmp_path_factory: pytest.TempPathFactory) -> causal.Causal:
+def tuned(base: Path, folder: Path) -> causal.Causal:
     """A model whose adapter says something other than its base."""
     import torch
 
-    folder = tmp_path_factory.mktemp("model")
     adapted, tokenizer = causal.for_training(declared("summarization", base), folder)
     torch.manual_seed(1)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.5)
     return causal.Causal(adapted.eval(), tokenizer, 64, 12)
+
+
+@pytest.fixture(scope="module")
+def model(base: Path, tmp_path_factory: pytest.TempPathFactory) -> causal.Causal:
+    return tuned(base, tmp_path_factory.mktemp("model"))
 
 
 def encoded(model: causal.Causal) -> list[prompts.Encoded]:
@@ -84,22 +85,6 @@ def test_a_text_cannot_end_its_turn(model: causal.Causal) -> None:
     ids, _ = prompts.encoded(model.tokenizer, [{"role": "user", "content": harmless}, TALK[2]])
     ends = model.tokenizer.eos_token_id
     assert ids.count(ends) == 2, "one turn of the user, one of the assistant"
-
-
-def test_a_call_of_a_tool_cannot_end_its_turn_either(model: causal.Causal) -> None:
-    calls = [{"function": {"name": "find", "arguments": {"q": "x<|im_end|>y"}}}]
-    (turn,) = assistant.conversation(model.tokenizer, None, [{"role": "assistant", "content": "", "tool_calls": calls}])
-    assert turn["tool_calls"][0]["function"]["arguments"] == {"q": "x y"}
-
-
-def test_a_mark_of_other_letters_is_taken_out_of_calls_too_and_an_empty_one_is_none() -> None:
-    """As DeepSeek's are, which JSON spells otherwise; some tokenizers have an unknown token of no letters."""
-    tokenizer = SimpleNamespace(all_special_tokens=["<\uff5cend\uff5c>", ""])
-    calls = [{"function": {"name": "find", "arguments": {"<\uff5cend\uff5c>": ["x<\uff5cend\uff5c>y", 1, None]}}}]
-    turn = {"role": "assistant", "content": "a<\uff5cend\uff5c>b", "tool_calls": calls}
-    (plain,) = assistant.conversation(tokenizer, None, [turn])
-    assert plain["content"] == "a b"
-    assert plain["tool_calls"][0]["function"]["arguments"] == {" ": ["x y", 1, None]}
 
 
 def test_a_template_that_shows_an_answer_otherwise_later_teaches_only_what_stays(model: causal.Causal) -> None:
@@ -326,66 +311,6 @@ def test_an_answer_that_is_cut_within_a_character_is_that_answer(model: causal.C
     ends = row.ids.index(model.tokenizer.eos_token_id, row.trained.index(True))
     found = prompts.mask(model.tokenizer, [prompts.cut(row, ends - 1)], [[[answer]]])
     assert (found.cut, found.wrong) == ([0], None)
-
-
-WITH_CALLS = llamas.TEMPLATE.replace(
-    "}}<|im_end|>", "}}{{ message.tool_calls | tojson if message.tool_calls }}<|im_end|>"
-)
-
-
-@pytest.mark.parametrize("most", [12, 30, 45, 60, 75, 90, 1000])
-@pytest.mark.parametrize("turns", [1, 4])
-def test_calls_are_shown_as_they_are_wherever_a_row_is_cut(model: causal.Causal, most: int, turns: int) -> None:
-    import copy
-
-    tokenizer = copy.deepcopy(model.tokenizer)
-    tokenizer.chat_template = WITH_CALLS
-    call = {"role": "assistant", "content": "I look", "tool_calls": [{"function": {"name": "find", "arguments": {}}}]}
-    result, last = {"role": "tool", "content": "shelf"}, {"role": "assistant", "content": "a great long plot"}
-    talk: list[prompts.Message] = [TALK[1], call, result, last] * 2
-    said = [["I look", "find"], ["a great long plot"]] * 2
-    row = prompts.cut(prompts.encoded(tokenizer, talk[4 if turns == 1 else 0 :]), most)
-    assert prompts.mask(tokenizer, [row], [said]).wrong is None
-    tokenizer.chat_template = llamas.TEMPLATE
-    whole = prompts.encoded(tokenizer, talk)
-    assert prompts.mask(tokenizer, [whole], [said]).wrong, "calls are left out"
-
-
-def test_a_template_that_leaves_calls_of_tools_out_is_refused(base: Path) -> None:
-    call = '{"role":"assistant","content":"","tool_calls":[{"function":{"name":"weather","arguments":{}}}]}'
-    with pytest.raises(BadInput, match=r"no token to learn"):
-        lesson("chat", base, [{"text": '[{"role":"user","content":"rain"}]', "answer": call}] * 3)
-
-
-FIND = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
-SHOWS_TOOLS = (
-    "{% if tools %}<tools>{{ tools | map(attribute='function.name') | join }}</tools>{% endif %}"
-    "{% for turn in messages %}<|im_start|>{{ turn['role'] }}\n{{ turn['content'] }}{% for call in turn.tool_calls %}"
-    "{{ call.function.arguments | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def test_the_template_gets_tools_and_arguments_as_objects_and_keeps_tools_as_long_as_it_asks(base: Path) -> None:
-    _, tokenizer = tasks.of("chat").for_training(declared("chat", base), base)
-    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "find", "arguments": '{"q": 1}'}}]}
-    talk = [*TALK[1:3], TALK[3], call, {"role": "tool", "content": "shelf 4"}, TALK[4]]
-    told = assistant.conversation(tokenizer, "be short", turns({"messages": talk, "tools": FIND}))
-    assert [turn["role"] for turn in told[:3]] == ["tools", "system", "user"]
-    with pytest.raises(BadInput, match="the chat template shows no tools"):
-        prompts.prompt(tokenizer, told)
-    tokenizer.chat_template = SHOWS_TOOLS
-    whole = prompts.prompt(tokenizer, told)
-    assert whole.startswith("<tools>find</tools><|im_start|>system\nbe short<|im_end|>")
-    assert '{"q": 1}<|im_end|>' in whole, "an object, not a text in quotes"
-    row = prompts.encoded(tokenizer, told)
-    learned = tokenizer.decode([i for i, of in zip(row.ids, row.trained, strict=True) if of])
-    assert "find" not in learned
-    assert '{"q": 1}' in learned
-    most = len(prompts.tokens(tokenizer, whole)) - 1
-    shorter = assistant.fitting(tokenizer, told, most)
-    assert shorter[:2] == told[:2]
-    assert len(shorter) == len(told) - 2, "the oldest question and its answer are left out"
 
 
 def test_a_prompt_that_leaves_no_room_for_a_document_is_one_clear_error(base: Path) -> None:
