@@ -1,6 +1,6 @@
 """Time to the same loss on dev: finetune of a chat, trl's SFTTrainer, and the loop of a tutorial.
 
-    python -m benchmarks.sft [--recipe FILE] [--rows 192] [--target -2.9] [--length 1024]
+    python -m benchmarks.sft [--recipe FILE] [--rows 96] [--target -3.6] [--length 1024]
 
 All three learn the same conversations from the same base model. trl has the recipe's adapter, batches and learning
 rate, since its own rate is meant for whole models and would hardly move an adapter; all else are its defaults. The
@@ -152,10 +152,10 @@ def tutorial(course: Course) -> Iterator[Turn]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=EXAMPLE)
-    parser.add_argument("--rows", type=int, default=192, help="to train on (default: %(default)s)")
-    parser.add_argument("--dev", type=int, default=32, help="rows of dev (default: %(default)s)")
-    parser.add_argument("--every", type=int, default=32, help="rows between evaluations (default: %(default)s)")
-    parser.add_argument("--target", type=float, default=-2.9, help="score on dev (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=96, help="to train on (default: %(default)s)")
+    parser.add_argument("--dev", type=int, default=16, help="rows of dev (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=16, help="rows between evaluations (default: %(default)s)")
+    parser.add_argument("--target", type=float, default=-3.6, help="score on dev (default: %(default)s)")
     parser.add_argument("--length", type=int, default=1024, help="of the tutorial's rows (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
