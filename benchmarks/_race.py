@@ -63,6 +63,31 @@ def turns(trainer: Trainer, every: int, batch: int) -> Iterator[Turn]:
         thread.join()
 
 
+def loop(model: Any, dataset: Any, learn: Callable[..., None], *, every: int, batch: int) -> Iterator[Turn]:
+    """The loop of a tutorial: shuffled batches, AdamW at 2e-5; one interval a turn, as `turns`.
+
+    Args:
+        learn: gives a batch's gradients to the model.
+    """
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+    seconds = cpu = 0.0
+    steps, started = 0, (time.perf_counter(), time.process_time())
+    for _ in range(LIMIT):
+        for columns in torch.utils.data.DataLoader(dataset, batch_size=batch, shuffle=True):
+            model.train()
+            learn(*columns)
+            optimizer.step()
+            optimizer.zero_grad()
+            steps += 1
+            if steps % max(1, every // batch) == 0:
+                seconds += time.perf_counter() - started[0]
+                cpu += time.process_time() - started[1]
+                yield model, seconds, cpu
+                started = (time.perf_counter(), time.process_time())
+
+
 def race(
     contestants: Mapping[str, Callable[[], Iterator[Turn]]],
     score: Callable[[Any], float],

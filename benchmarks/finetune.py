@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -115,22 +114,11 @@ def tutorial(course: Course) -> Iterator[Turn]:
     dataset = torch.utils.data.TensorDataset(
         batch["input_ids"], batch["attention_mask"], torch.tensor(rows["label"].to_pylist())
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
-    seconds = cpu = 0.0
-    started = (time.perf_counter(), time.process_time())
-    steps = 0
-    for _ in range(LIMIT):
-        for ids, mask, labels in torch.utils.data.DataLoader(dataset, batch_size=16, shuffle=True):
-            model.train()
-            model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            steps += 1
-            if steps % max(1, course.every // 16) == 0:
-                seconds += time.perf_counter() - started[0]
-                cpu += time.process_time() - started[1]
-                yield model, seconds, cpu
-                started = (time.perf_counter(), time.process_time())
+
+    def learn(ids: Any, mask: Any, labels: Any) -> None:
+        model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+
+    yield from _race.loop(model, dataset, learn, every=course.every, batch=16)
 
 
 def main() -> None:

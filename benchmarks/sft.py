@@ -16,7 +16,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -130,23 +129,13 @@ def tutorial(course: Course) -> Iterator[Turn]:
     encoded = tokenizer(texts, truncation=True, padding="max_length", max_length=course.length, return_tensors="pt")
     labels = encoded["input_ids"].masked_fill(encoded["attention_mask"] == 0, -100)
     dataset = torch.utils.data.TensorDataset(encoded["input_ids"], encoded["attention_mask"], labels)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
-    seconds = cpu = 0.0
-    steps, started = 0, (time.perf_counter(), time.process_time())
-    for _ in range(LIMIT):
-        for ids, mask, right in torch.utils.data.DataLoader(dataset, batch_size=batch, shuffle=True):
-            model.train()
-            parts = list(zip(*(each.split(AT_ONCE) for each in (ids, mask, right)), strict=True))
-            for some, there, labels_of_some in parts:
-                (model(input_ids=some, attention_mask=there, labels=labels_of_some).loss / len(parts)).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            steps += 1
-            if steps % max(1, course.every // batch) == 0:
-                seconds += time.perf_counter() - started[0]
-                cpu += time.process_time() - started[1]
-                yield model, seconds, cpu
-                started = (time.perf_counter(), time.process_time())
+
+    def learn(*columns: Any) -> None:
+        parts = list(zip(*(each.split(AT_ONCE) for each in columns), strict=True))
+        for ids, mask, right in parts:
+            (model(input_ids=ids, attention_mask=mask, labels=right).loss / len(parts)).backward()
+
+    yield from _race.loop(model, dataset, learn, every=course.every, batch=batch)
 
 
 def main() -> None:
