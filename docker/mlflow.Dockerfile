@@ -23,9 +23,11 @@ LABEL org.opencontainers.image.title="regraft-mlflow" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/mlflow /opt/mlflow
-# Without job execution the server takes half the memory; a model with a pickle in it is not loaded.
+# Without job execution the server takes half the memory; a model with a pickle in it is not loaded. A worker that imports
+# for longer than 5 s, as on a busy node, would be killed and started again, for ever.
 ENV PATH=/opt/mlflow/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp \
-    MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false
+    MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false \
+    UVICORN_TIMEOUT_WORKER_HEALTHCHECK=60
 WORKDIR /tmp
 USER 10001:10001
 EXPOSE 5000
