@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from regraft import pages, settings
 
-HEALTH = {"mlflow": "/health", "triton": "/v2/health/ready"}
+HEALTH = {"mlflow": "/health", "triton": "/v2/health/ready", "openai": "/health"}
 NO_ANSWER = (OSError, ValueError, http.client.HTTPException)
 """What urllib raises where nobody is there, or somebody who does not speak HTTP, such as a gRPC server."""
 
@@ -32,7 +32,7 @@ def ask(
 
 
 def ready(name: str, url: str) -> bool:
-    """Whether a server, `mlflow` or `triton`, says that it is ready."""
+    """Whether a server, one of HEALTH, says that it is ready."""
     with suppress(*NO_ANSWER), urllib.request.urlopen(url + HEALTH[name], timeout=5):  # noqa: S310
         return True
     return False

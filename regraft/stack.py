@@ -1,4 +1,5 @@
-"""The laptop stack: an MLflow server on SQLite and a Triton server, on loopback, both started and stopped from here.
+"""The laptop stack: an MLflow server on SQLite, a Triton server, and before that one what speaks OpenAI's API; all on
+loopback, started and stopped from here.
 
 What runs is written to `.regraft/stack.json`, so that `up` is idempotent and `down` stops exactly what `up` started.
 Triton's token lies in `.regraft/triton.token`, which only its owner may read: without it, a page in the browser of who
@@ -75,6 +76,8 @@ class Stack(BaseModel):
 
     mlflow: Server | None = None
     triton: Server | None = None
+    openai: Server | None = None
+    """Asks Triton; no step needs it."""
 
     @property
     def running(self) -> bool:
@@ -140,17 +143,28 @@ def up(*, home: Path = HOME, say: Callable[[str], None]) -> Stack:
     (home / "logs").mkdir(parents=True, exist_ok=True)
     (home / "models").mkdir(exist_ok=True)
     stack = read(home)
-    for name, start in (("mlflow", _mlflow), ("triton", _triton)):
+    if _brought_up(stack, {"mlflow": _mlflow, "triton": _triton}, home, say) and stack.openai:
+        _end(stack.openai)  # Triton may have another port than before
+    _brought_up(stack, {"openai": _openai}, home, say)
+    return stack
+
+
+def _brought_up(
+    stack: Stack, starts: Mapping[str, Callable[[Path], Server]], home: Path, say: Callable[[str], None]
+) -> bool:
+    """Starts those of some servers that do not run, and waits for all; says whether it started any. Raises Temporary."""
+    started = False
+    for name, start in starts.items():
         server: Server | None = getattr(stack, name)
         if server and server.alive:
             died = f"; it died and was started again: {len(deaths(home))}" if name == "triton" and deaths(home) else ""
             say(f"{name}: runs already at {server.url}{died}")
             continue
-        server = start(home)
+        started, server = True, start(home)
         setattr(stack, name, server)
         _write(home, stack)  # before it is ready, so that `down` finds it whatever happens now
         say(f"{name}: starting at {server.url}")
-    for name, start in (("mlflow", _mlflow), ("triton", _triton)):
+    for name, start in starts.items():
         for _ in range(TRIES):
             if not (lost := _wait(name, getattr(stack, name))):
                 break
@@ -161,14 +175,14 @@ def up(*, home: Path = HOME, say: Callable[[str], None]) -> Stack:
         else:
             raise Temporary(f"others took {name}'s ports {TRIES} times", next="regraft down, then regraft up")
         say(f"{name}: ready")
-    return stack
+    return started
 
 
 def down(*, home: Path = HOME, say: Callable[[str], None]) -> bool:
     """Stops what `up` started, and nothing else; False when nothing ran."""
     stack = read(home)
     stopped = False
-    for name in ("triton", "mlflow"):
+    for name in ("openai", "triton", "mlflow"):
         server: Server | None = getattr(stack, name)
         if not (server and server.alive):
             continue
@@ -230,6 +244,13 @@ def _triton(home: Path) -> Server:
         file.write(token)
     command += [f"--{name}-port={port}" for name, port in ports.items()]
     return _start("triton", command, home, ports, {settings.TRITON_TOKEN: token})
+
+
+def _openai(home: Path) -> Server:
+    port, triton = free_port(8080), read(home).triton
+    command = [sys.executable, "-m", "components.deploy.openai", f"--repository={(home / 'models').absolute()}"]
+    command += [f"--triton={triton.url.removeprefix('http://') if triton else ''}", f"--port={port}"]
+    return _start("openai", command, home, {"http": port}, {})
 
 
 def _token_file(home: Path) -> Path:

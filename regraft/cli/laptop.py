@@ -12,7 +12,7 @@ from regraft.cli.app import Json, acts, app, console
 @app.command(epilog="Example: `regraft up`")
 @acts
 def up(as_json: Json = False) -> None:
-    """Starts the laptop stack: an MLflow server and a Triton server. What runs already is left alone."""
+    """Starts the laptop stack: MLflow, Triton, and OpenAI's API before it. What runs already is left alone."""
     from regraft import stack
 
     terminal = console(stderr=True)
@@ -20,8 +20,9 @@ def up(as_json: Json = False) -> None:
         running = stack.up(say=terminal.print)
     if as_json:
         typer.echo(running.model_dump_json(indent=1))
-    elif running.mlflow and running.triton:
-        console().print(f"MLflow  [cyan]{running.mlflow.url}[/]\nTriton  [cyan]{running.triton.url}[/]")
+    elif running.mlflow and running.triton and running.openai:
+        urls = {"MLflow": running.mlflow.url, "Triton": running.triton.url, "OpenAI": f"{running.openai.url}/v1"}
+        console().print("\n".join(f"{name}  [cyan]{url}[/]" for name, url in urls.items()))
 
 
 @app.command(epilog="Example: `regraft down`")

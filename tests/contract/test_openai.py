@@ -287,4 +287,4 @@ def test_the_page_runs_in_a_browser_under_its_policy(world: World, tmp_path: Pat
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --virtual-time-budget=5000 --dump-dom"
     command = [chromium, *flags.split(), f"--user-data-dir={tmp_path}", world.url]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert '<option>chat@4</option>' in dom
+    assert "<option>chat@4</option>" in dom
