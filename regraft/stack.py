@@ -152,7 +152,7 @@ def up(*, home: Path = HOME, say: Callable[[str], None]) -> Stack:
 def _brought_up(
     stack: Stack, starts: Mapping[str, Callable[[Path], Server]], home: Path, say: Callable[[str], None]
 ) -> bool:
-    """Starts those of some servers that do not run, and waits for all; says whether it started any. Raises Temporary."""
+    """Starts those that do not run, and waits for all; says whether it started any. Raises Temporary."""
     started = False
     for name, start in starts.items():
         server: Server | None = getattr(stack, name)
@@ -248,7 +248,7 @@ def _triton(home: Path) -> Server:
 
 def _openai(home: Path) -> Server:
     port, triton = free_port(8080), read(home).triton
-    command = [sys.executable, "-m", "components.deploy.openai", f"--repository={(home / 'models').absolute()}"]
+    command = [sys.executable, "-m", "components.openai", f"--repository={(home / 'models').absolute()}"]
     command += [f"--triton={triton.url.removeprefix('http://') if triton else ''}", f"--port={port}"]
     return _start("openai", command, home, {"http": port}, {})
 

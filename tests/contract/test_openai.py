@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.deploy import serve
-from components.deploy.openai.said import Stops
+from components.openai.said import Stops
 from tests import talkers
 
 HELLO: Any = [{"role": "user", "content": "hello you there"}]
@@ -44,7 +44,7 @@ class World:
 def api(repository: Path, triton: str, **variables: str) -> Iterator[str]:
     """URL of the service, in a process of its own."""
     port = serve.free_ports().http
-    command = [sys.executable, "-m", "components.deploy.openai", f"--repository={repository}", f"--triton={triton}"]
+    command = [sys.executable, "-m", "components.openai", f"--repository={repository}", f"--triton={triton}"]
     with subprocess.Popen([*command, f"--port={port}"], env={**os.environ, **variables}) as process:
         url = f"http://127.0.0.1:{port}"
         while process.poll() is None and not answers(url):
@@ -226,7 +226,7 @@ def test_a_key_sees_its_recipes_and_hears_of_no_other(world: World) -> None:
 def test_without_keys_this_machine_alone_is_answered(world: World) -> None:
     answer = urllib3.request("GET", f"{world.url}/v1/models", headers={"Host": "attacker.example"})
     assert answer.status == 403, "the name of another place led a browser here"
-    command = [sys.executable, "-m", "components.deploy.openai", f"--repository={world.repository}"]
+    command = [sys.executable, "-m", "components.openai", f"--repository={world.repository}"]
     ended = subprocess.run([*command, "--address=0.0.0.0"], capture_output=True, text=True)
     assert ended.returncode == 20
     assert "REGRAFT_OPENAI_KEYS: whoever reaches 0.0.0.0 could ask all models" in ended.stderr
@@ -236,7 +236,7 @@ def test_without_keys_this_machine_alone_is_answered(world: World) -> None:
 def test_keys_that_cannot_be_read_let_nobody_in(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "keys.json").write_text(content)
-    command = [sys.executable, "-m", "components.deploy.openai", f"--repository={tmp_path}"]
+    command = [sys.executable, "-m", "components.openai", f"--repository={tmp_path}"]
     variables = {**os.environ, "REGRAFT_OPENAI_KEYS": str(tmp_path / "keys.json")}
     ended = subprocess.run(command, capture_output=True, text=True, env=variables)
     assert ended.returncode == 20

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from components.deploy.openai.asked import Asked, Refused
+from components.openai.asked import Asked, Refused
 
 
 @dataclass(frozen=True)

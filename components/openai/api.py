@@ -17,9 +17,9 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from components.deploy.openai.asked import Asked, Chat, Completion, Refused, plain, read
-from components.deploy.openai.keys import Catalogue, Keys, Served
-from components.deploy.openai.said import CHAT, TEXT, Form, Piece, Stops, streamed, usage, whole
+from components.openai.asked import Asked, Chat, Completion, Refused, plain, read
+from components.openai.keys import Catalogue, Keys, Served
+from components.openai.said import CHAT, TEXT, Form, Piece, Stops, streamed, usage, whole
 
 LARGEST = 1 << 20
 """Bytes of a request, as Triton's front takes them."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-from components.deploy.openai.api import Api, alone
-from components.deploy.openai.keys import KEYS, Catalogue, Keys
+from components.openai.api import Api, alone
+from components.openai.keys import KEYS, Catalogue, Keys
 from regraft import escaped, settings
 from regraft.errors import BadInput, RegraftError
 
@@ -17,7 +17,7 @@ from regraft.errors import BadInput, RegraftError
 def main() -> int:
     escaped.stderr()
     parser = argparse.ArgumentParser(
-        prog="python -m components.deploy.openai",
+        prog="python -m components.openai",
         description="Answers clients of OpenAI's API with the language models that Triton serves.",
         epilog=f"{KEYS} names the file of the keys; without one, only this machine may ask.",
     )

@@ -1,4 +1,4 @@
-"""The API that clients of OpenAI speak, before Triton: python -m components.deploy.openai --repository DIR
+"""The API that clients of OpenAI speak, before Triton: python -m components.openai --repository DIR
 
     GET  /v1/models             recipes, and the versions of them that are served, as far as the key may see them
     POST /v1/chat/completions   the assistant's next turn, or what a model says to a document

@@ -7,11 +7,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.deploy.openai.asked import Refused
-from components.deploy.repository import Repository
+from components.openai.asked import Refused
 from regraft.errors import BadInput
 
 KEYS = "REGRAFT_OPENAI_KEYS"
@@ -35,22 +35,24 @@ class Served:
 
 
 class Catalogue:
-    """The language models of a model repository."""
+    """The language models of a model repository, as deploy leaves it: see components/deploy/repository.py."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def names(self) -> list[str]:
-        return sorted(folder.parent.name for folder in self.root.glob("*/config.pbtxt"))
+        return sorted(config.parent.name for config in self.root.glob("*/config.pbtxt"))
 
     def versions(self, name: str) -> list[Served]:
         """The versions of a language model that are served, the champion first; none where it is no language model."""
-        repository, served = Repository(self.root, name), list[Served]()
-        for version in reversed(repository.served()):
-            document = repository.serving(version) or {}
-            if "asks" in document:
-                since = int((repository.directory(version) / "serving.json").stat().st_mtime)
-                served.append(Served(name=name, version=version, asks=document["asks"], since=since))
+        folder = self.root / name
+        match = re.search(r"versions:\s*\[([\d,\s]*)\]", (folder / "config.pbtxt").read_text(encoding="utf-8"))
+        served = list[Served]()
+        for version in sorted(map(int, re.findall(r"\d+", match[1] if match else "")), reverse=True):
+            with suppress(FileNotFoundError):  # deploy is taking it away
+                file = folder / str(version) / "serving.json"
+                if asks := json.loads(file.read_bytes()).get("asks"):
+                    served.append(Served(name=name, version=version, asks=asks, since=int(file.stat().st_mtime)))
         return served
 
 
