@@ -174,7 +174,7 @@ lock: | $(filter .venv-tools/bin/uv,$(UV)) ## Lock the environments again, from 
 	@lock() { $(COMPILE) "$${@:2}" | $(PRUNE) > .lock.tmp && mv .lock.tmp "requirements/$$1.txt" && echo "requirements/$$1.txt"; }
 	lock components pyproject.toml --extra components
 	lock dev pyproject.toml --extra components --extra dev -c requirements/components.txt
-	for extra in $(STEPS) model serving; do lock $$extra pyproject.toml --extra $$extra -c requirements/components.txt; done
+	for extra in $(STEPS) model serving openai; do lock $$extra pyproject.toml --extra $$extra -c requirements/components.txt; done
 	lock kfp pyproject.toml --extra kfp -c <(printf 'kfp==2.17.0\nkfp-kubernetes==2.17.0\n')  # 2.17.3 wants a certifi that is not there
 	lock airflow pyproject.toml - --extra airflow -c <(printf 'apache-airflow==3.3.2\n') <<< $$'pytest>=8.4\npytest-timeout>=2.4'
 	lock airflow-image pyproject.toml - --extra airflow -c requirements/airflow.txt <<< $$'apache-airflow-providers-fab>=3.10\nasyncpg\npsycopg[binary]'
@@ -197,8 +197,8 @@ TORCH ?= cuda
 CPU_WHEELS ?= https://download.pytorch.org/whl/cpu/torch/
 TRITON_BASE ?= nvidia
 BUILD_FLAGS ?=
-SERVERS := triton mlflow airflow
-IMAGES ?= triton mlflow deploy promote validate finetune evaluate airflow
+SERVERS := triton mlflow openai airflow
+IMAGES ?= triton mlflow openai deploy promote validate finetune evaluate airflow
 BUILD = DOCKER_BUILDKIT=1 $(DOCKER) build -q $(BUILD_FLAGS) -t $(REGISTRY)regraft-$*:$(TAG) \
   --build-arg VERSION=$(TAG) --build-arg REVISION=$(shell git rev-parse HEAD) --build-arg SOURCE=$(SOURCE)
 TORCH_OF = $(or $(if $(filter validate,$*),none),$(if $(filter promote deploy,$*),cpu),$(TORCH))

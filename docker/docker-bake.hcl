@@ -48,7 +48,7 @@ target "step" {
 
 target "server" {
   name       = server
-  matrix     = { server = ["mlflow", "triton", "airflow"] }
+  matrix     = { server = ["mlflow", "triton", "openai", "airflow"] }
   inherits   = ["image"]
   dockerfile = "docker/${server}.Dockerfile"
   args       = { BASE = server == "triton" ? TRITON_BASE : null }

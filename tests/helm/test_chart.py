@@ -311,6 +311,7 @@ def test_who_opens_the_bucket_has_the_identity_of_the_values() -> None:
         "regraft-pipeline": role,
         "regraft-deploy": role,
         "shop-regraft-triton": {},
+        "shop-regraft-openai": {},
     }
 
 

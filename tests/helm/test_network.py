@@ -20,7 +20,7 @@ METADATA = [
     *("168.63.129.16", "100.100.100.200", "192.0.0.192"),  # Azure, Alibaba, Oracle
     *("fe80::a9fe:a9fe", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254"),
 ]
-MLFLOW, TRITON, METRICS = 5000, 8000, 8002
+MLFLOW, TRITON, METRICS, OPENAI = 5000, 8000, 8002, 8080
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,16 @@ def test_who_is_outside_reaches_what_the_values_say() -> None:
         (ingress, triton, TRITON),
     ]:
         assert not network.reaches(pod, target, port), (pod, port)
+
+
+def test_openais_api_reaches_triton_alone_and_is_reached_by_clients_and_their_ingress() -> None:
+    network = Network(rendered("ha"))
+    openai = network.of("openai")
+    assert network.reaches(openai, network.of("triton"), TRITON)
+    assert not network.reaches(openai, network.of("mlflow"), MLFLOW)
+    assert not any(network.reaches(openai, address) for address in WORLD)
+    for namespace, may in {"shop": True, "ingress-nginx": True, "elsewhere": False}.items():
+        assert network.reaches(Pod({}, namespace), openai, OPENAI) == may
 
 
 def test_mlflow_is_open_to_all_only_for_an_ingress_controller_that_is_not_named() -> None:

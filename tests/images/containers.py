@@ -15,7 +15,7 @@ DOCKER = os.environ.get("DOCKER", "docker")
 REGISTRY = os.environ.get("REGRAFT_REGISTRY", "")
 TAG = os.environ.get("REGRAFT_TAG", "0.1.0")
 STEPS = ("validate", "finetune", "evaluate", "promote", "deploy")
-SERVERS = ("mlflow", "triton", "airflow")
+SERVERS = ("mlflow", "triton", "openai", "airflow")
 
 
 def image(name: str) -> str:
