@@ -35,7 +35,7 @@ def test_an_image_has_a_numeric_user_labels_and_no_shell_before_python(name: str
     assert bool(declared.get("Healthcheck")) == (name in SERVERS)
 
 
-@pytest.mark.parametrize("name", (*STEPS, "openai"))
+@pytest.mark.parametrize("name", [*STEPS, "openai"])
 def test_what_is_ours_explains_itself_on_a_read_only_root_without_network(name: str) -> None:
     code, output = run(name, "--help")
     assert code == 0, output
