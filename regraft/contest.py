@@ -262,18 +262,9 @@ def _whole(source: reading.Source) -> Iterator[Any]:
         yield table
 
 
-def anchor(declared: Recipe) -> reading.Source | None:
-    """The fixed anchor set, read as data.source is, but for time and slices; None without one."""
-    if declared.gates.forgetting is None:
-        return None
-    source = tasks.source(declared.task, declared.data, declared.gates.forgetting.anchor)
-    read = tasks.of(declared.task).ROWS.read
-    return replace(source, columns={key: column for key, column in source.columns.items() if key in read})
-
-
 def _anchor(declared: Recipe, challenger: Finetuned, champion: Finetuned | None) -> gate.Answers | None:
     """What both say of the fixed anchor set; the base model where there is no champion, and it answers by itself."""
-    source, task = anchor(declared), tasks.of(declared.task)
+    source, task = tasks.anchor(declared), tasks.of(declared.task)
     if source is None or (champion is None and not hasattr(task, "untrained")):
         return None
     asked = _read_anchor(declared, source)

@@ -127,6 +127,8 @@ class Contract(Part):
     nulls: ShareCheck = ShareCheck(max=0.01, severity="critical")
     duplicates: ShareCheck = ShareCheck(max=0.1)
     near_duplicates: ShareCheck = ShareCheck(max=0.2)
+    overlap: ShareCheck = ShareCheck(max=0.1)
+    """Rows of the holdout, and of the anchor set, that have 8 to 13 words in a row in common with a row of train."""
     encoding: ShareCheck = ShareCheck(max=0.01)
     pii: ShareCheck = ShareCheck(max=0.01)
     """Rows that hold what looks like personal data: an e-mail address, a number of a card, account, phone or person, an

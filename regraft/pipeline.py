@@ -100,7 +100,7 @@ STEPS: tuple[Step, ...] = (
             "data.quarantine",
             "data.contract",
         ),
-        besides=("data.source", "base_model.source", "base_model.revision", "resources"),
+        besides=("data.source", "base_model.source", "base_model.revision", "gates.forgetting", "resources"),
         libraries=("great-expectations", "numpy", "pandas", "pyarrow", "scipy", "tokenizers"),
         resources=Resources(cpu=2, memory="4Gi"),
         timeout_minutes=120,

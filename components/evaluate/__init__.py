@@ -21,7 +21,7 @@ def inputs(context: Context) -> dict[str, str]:
         "champion": champion.model if champion else "none",
     }
     sets = {f"probe.{name}": source for name, source in contest.probes(context.recipe).items()}
-    if anchor := contest.anchor(context.recipe):
+    if anchor := tasks.anchor(context.recipe):
         sets["anchor"] = anchor
     if compared := contest.compared(context.recipe):
         if why := contest.judge_is_off():

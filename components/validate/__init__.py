@@ -60,6 +60,8 @@ def inputs(context: Context) -> dict[str, str]:
     }
     if data.contract.tokens:
         digests["tokenizer"] = _tokenizer_digest(context)
+    if anchor := tasks.anchor(context.recipe):
+        digests["anchor"] = sha256([reading.digest(anchor), dict(anchor.columns), anchor.quoting])
     digests |= mask.inputs(context)
     reference = _reference(context)
     digests["reference"] = reference.outputs["profile.json"].sha256 if reference else "none"
@@ -97,7 +99,7 @@ def _reference(context: Context) -> Manifest | None:
 
 def work(context: Work) -> Outcome:
     """Reads, judges and freezes the rows; refuses the run where a critical check fails."""
-    from components.validate import contract, freeze, page, profile, rows
+    from components.validate import contract, freeze, overlap, page, profile, rows
     from components.validate.quarantine import Quarantine
 
     data, task = context.recipe.data, tasks.of(context.recipe.task)
@@ -138,6 +140,8 @@ def work(context: Work) -> Outcome:
         measured = list(
             contract.checks(task, data, totals, frozen, now, token_counts=counts, reference=before, end=end)
         )
+        shared = overlap.of(context.recipe, scratch)
+        measured += overlap.checks(data, shared)
         learned = mask.of(context, frozen.sample)
         measured += mask.checks(learned) if learned else ()
         checks = judged_by(measured, _readable(task, data, frozen.sample), task.known(data), context.out / "data_docs")
@@ -145,6 +149,7 @@ def work(context: Work) -> Outcome:
     if spans.several:
         print(f"{'warning: ' * spans.unusual}{data.source}: {spans.sentence}", file=sys.stderr, flush=True)
     document = _document(totals, frozen, checks, start, end, reference)
+    document["overlap"] = overlap.document(shared)
     if learned:
         document["mask"] = mask.document(learned)
     _write(context.out / "validation.json", {**document, "left_out": left_out, "lines": spans.sentence})

@@ -27,6 +27,8 @@ from regraft.parts import Data
 LARGE = 128 << 20
 """Bytes of a source from which on buckets are cut finer."""
 ROW_GROUP = 65_536
+COMPARED = ("train", "holdout")
+"""Splits whose rows' words are kept for `overlap`."""
 PART = 2_000_000
 """Rows whose near-duplicate keys are sorted at once."""
 PAIRS = 10
@@ -126,6 +128,7 @@ def freeze(
     """Writes train.parquet, dev.parquet and holdout.parquet to `out`.
 
     Args:
+        scratch: a folder, in which the splits of COMPARED become Arrow files of `words` and what was `said`.
         quarantine: writer of the rows that are set aside.
         sample: how many rows to hand back.
     """
@@ -140,6 +143,8 @@ def freeze(
     rows, counts = dict.fromkeys(SPLITS, 0), {name: Counter[str]() for name in SPLITS}
     first: list[Any] = []
     writers = [Parquet(out / f"{name}.parquet") for name in SPLITS]
+    schema = pa.schema({"words": pa.binary(), "said": pa.string()})
+    spoken = {name: pa.ipc.new_file(str(scratch / f"{name}.arrow"), schema) for name in COMPARED}
     position, reasons = 0, ["", *NEAR, DUPLICATE]
     for table in buckets.read():
         repeated = _repeated(table, buckets.target)
@@ -157,13 +162,17 @@ def freeze(
             part = kept.filter(~withheld[span] & (split[span] == number))
             rows[name] += part.num_rows
             counts[name].update(task.counts(part.select(buckets.target), data))
-            writers[number].add(part.drop_columns(["split", "bands", "file", "row"]))
+            said = part["said" if "said" in part.column_names else "text"]
+            if name in spoken:
+                spoken[name].write_table(pa.table([part["words"], said], schema))
+            inner = {"split", "bands", "words", "said", "file", "row"} & {*part.column_names}
+            writers[number].add(part.drop_columns(sorted(inner)))
         if sample or not first:
             # Taken, not sliced: a slice would keep all of its bucket in memory.
             chosen = np.flatnonzero(~withheld[span])[:sample]
             first.append(kept.select(["text", *buckets.target, "digest"]).take(chosen))
             sample -= len(chosen)
-    for writer in writers:
+    for writer in (*writers, *spoken.values()):
         writer.close()
     return Frozen(
         rows=rows,

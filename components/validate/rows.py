@@ -12,6 +12,7 @@ from components.validate import text as texts
 from components.validate.profile import DAY, DAYS, WordCounts, lengths
 from regraft import settings, tasks
 from regraft.errors import BadInput
+from regraft.exchange import Read
 from regraft.parts import Data
 from regraft.rows import digests, tidy
 
@@ -73,7 +74,8 @@ def judge(task: str, table: Any, data: Data, start: datetime | None, end: dateti
     """Splits a batch of `reading.batches` into good rows and rows to set aside, and counts both.
 
     Returns:
-        Good rows: text, the task's target, digest (hex), split (uint8, index into SPLITS), bands, slices, file, row.
+        Good rows: text, the task's target, digest (hex), split (uint8, index into SPLITS), bands, words (4 bytes of a
+        hash each), slices, file, row; and said, of tasks where words are not those of all the text.
         Bad rows: file, row, reason, and excerpts of target and text.
     """
     import numpy as np
@@ -117,9 +119,18 @@ def judge(task: str, table: Any, data: Data, start: datetime | None, end: dateti
     target = {name: values.filter(passed) for name, values in read.target.items()}
     rest = rest.filter(passed)
     totals.slices = {name: set(rest.column(name).unique().to_pylist()) for name in rest.column_names[2:]}
-    said = neat if read.words is None else tidy(read.words.fill_null(""))
-    kept = _keyed(rest, text.filter(passed), neat.filter(passed), said.filter(passed), target, data, totals)
-    return kept, aside, totals
+    said = spoken(read, neat).filter(passed)
+    kept = _keyed(rest, text.filter(passed), neat.filter(passed), said, target, data, totals)
+    return (kept if read.words is None else kept.append_column("said", said)), aside, totals
+
+
+def spoken(read: Read, neat: Any) -> Any:
+    """The tidy texts whose words count, of what a task read.
+
+    Args:
+        neat: all of the texts, tidy.
+    """
+    return neat if read.words is None else tidy(read.words.fill_null(""))
 
 
 def _keyed(rest: Any, text: Any, neat: Any, said: Any, target: dict[str, Any], data: Data, totals: Totals) -> Any:
@@ -144,6 +155,11 @@ def _keyed(rest: Any, text: Any, neat: Any, said: Any, target: dict[str, Any], d
         "split": pa.array(split),
         "bands": pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(8 * texts.BANDS), len(text), [None, pa.py_buffer(texts.bands(words))]
+        ),
+        "words": pa.BinaryArray.from_buffers(
+            pa.binary(),
+            len(text),
+            [None, pa.py_buffer(4 * words.offsets), pa.py_buffer(words.hashed.astype(np.uint32))],
         ),
     }
     return pa.table({**columns, **{name: rest.column(name) for name in rest.column_names}})

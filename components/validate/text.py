@@ -10,6 +10,7 @@ import itertools
 import re
 from typing import Any, NamedTuple
 
+from regraft.exchange import MARKS
 from regraft.rows import buffers, changed, not_ascii, texts_of
 
 BANDS, PER_BAND = 16, 7
@@ -49,6 +50,8 @@ PII = {
 it begins. So an address is known by the last character of its name; the name itself may be as long as the text."""
 REACH = 400
 """Characters beyond a cut in which personal data that begins before it is still known: an address has 320 at most."""
+AROUND, INSIDE = 120, 480
+"""Characters that are shown around a part of a text that is marked, and of it."""
 _OF_A_NAME = re.compile(r"[\w.%+-]")
 
 
@@ -59,11 +62,13 @@ class Words(NamedTuple):
         spelled: the words of each text with a space between.
         offsets: the first word of each text, and the end; shape (texts + 1,).
         coded: all words, one text after the other, as a dictionary array.
+        hashed: a hash of each of them, uint64.
     """
 
     spelled: Any
     offsets: Any
     coded: Any
+    hashed: Any
 
     def counts(self) -> tuple[Any, Any]:
         """The words that occur, and how often each does."""
@@ -74,6 +79,7 @@ class Words(NamedTuple):
 
 def words(text: Any) -> Words:
     """The words of tidy texts, none of them empty."""
+    import pandas as pd
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -87,7 +93,9 @@ def words(text: Any) -> Words:
     letters = pa.py_buffer(content.tobytes().translate(_LETTERS))
     clean = pc.ascii_trim_whitespace(pa.StringArray.from_buffers(len(text), pa.py_buffer(offsets), letters))
     lists = pc.ascii_split_whitespace(pc.if_else(pc.equal(clean, ""), whole, clean))
-    return Words(pc.binary_join(lists, " "), lists.offsets.to_numpy(), lists.values.dictionary_encode())
+    coded = lists.values.dictionary_encode()
+    hashes = pd.util.hash_array(coded.dictionary.to_numpy(zero_copy_only=False), categorize=False)
+    return Words(pc.binary_join(lists, " "), lists.offsets.to_numpy(), coded, hashes[coded.indices.to_numpy()])
 
 
 def damaged(text: Any) -> Any:
@@ -117,18 +125,39 @@ def personal(text: Any) -> dict[str, int]:
     return counts
 
 
+def _places(text: str) -> list[tuple[int, int, str]]:
+    """Where something looks like personal data, and its kind, in order."""
+    found = []
+    for kind, pattern in PII.items():
+        found += [(*_whole(kind, text, m.span()), kind) for m in pattern.finditer(text) if _valid(kind, m[0])]
+    return sorted(found)
+
+
 def masked(text: str, length: int) -> str:
     """The first characters of a text on one line, with the kind of what looks like personal data in its place."""
-    head, found = text[: length + REACH], []
-    for kind, pattern in PII.items():
-        found += [(*_whole(kind, head, m.span()), kind) for m in pattern.finditer(head) if _valid(kind, m[0])]
+    head = text[: length + REACH]
     shown, at = "", 0
-    for start, end, kind in sorted(found):
+    for start, end, kind in _places(head):
         if at <= start < length:
             shown += f"{head[at:start]}[{kind}]"
         at = max(at, end) if start < length else at
     shown += head[at:length]
     return " ".join(shown.split()) + "…" * (len(text) > max(at, length))
+
+
+def marked(text: str, start: int, end: int) -> str:
+    """What surrounds a part of a text on one line, the part between MARKS; personal data as `masked` has it.
+
+    Neither the marks nor the ends of what is shown fall into something that looks like personal data.
+    """
+    first = max(0, start - AROUND - REACH)
+    text, start, end = text[first : end + AROUND + REACH], start - first, end - first
+    cuts = [max(0, start - AROUND), start, end, min(len(text), end + AROUND)]
+    for a, b, _ in _places(text):
+        cuts = [(a if number < 2 else b) if a < cut < b else cut for number, cut in enumerate(cuts)]
+    before, part, after = (text[a:b] for a, b in itertools.pairwise(cuts))
+    shown = f"{masked(before, len(before))} {masked(part, INSIDE).join(MARKS)} {masked(after, len(after))}".strip()
+    return f"{'…' * (cuts[0] + first > 0)}{shown}{'…' * (cuts[3] < len(text))}"
 
 
 def _whole(kind: str, text: str, span: tuple[int, int]) -> tuple[int, int]:
@@ -170,15 +199,12 @@ def bands(words: Words) -> Any:
     Texts that agree in one column are near-duplicates. Every text has a word at least.
     """
     import numpy as np
-    import pandas as pd
 
-    offsets, coded = words.offsets, words.coded
+    offsets, hashed = words.offsets, words.hashed
     texts = len(offsets) - 1
     out = np.zeros((texts, BANDS), dtype=np.uint64)
     if not texts:
         return out
-    vocabulary = pd.util.hash_array(coded.dictionary.to_numpy(zero_copy_only=False), categorize=False)
-    hashed = vocabulary[coded.indices.to_numpy()]
     before = np.empty_like(hashed)
     before[1:] = hashed[:-1]
     before[offsets[:-1]] = _MIX

@@ -80,6 +80,15 @@ def source(task: str, data: Data, location: str) -> Source:
     return Source(location=location, quoting=data.quoting, columns=wanted, known=known)
 
 
+def anchor(recipe: Recipe) -> Source | None:
+    """The fixed anchor set, read as data.source is, but for time and slices; None without one."""
+    if recipe.gates.forgetting is None:
+        return None
+    whole = source(recipe.task, recipe.data, recipe.gates.forgetting.anchor)
+    kept = {key: column for key, column in whole.columns.items() if key in of(recipe.task).ROWS.read}
+    return replace(whole, columns=kept)
+
+
 def read(task: str, table: Any, data: Data) -> tuple[Read, Any]:
     """What the rows of a batch of `reading.batches` are, and their tidy texts.
 

@@ -82,6 +82,7 @@ def test_each_task_has_a_page_with_all_sections_that_opens_offline(
         "Drift",
         "Set aside",
         "Near-duplicates",
+        "Overlap with train",
         "Personal data",
         "Checks",
         "Where it comes from",

@@ -172,7 +172,7 @@ def anchored(path: Path, content: str, *labels: str) -> Any:
     path.write_text(content)
     document = MINIMAL.replace("labels: [negative, positive]", f"labels: {list(labels)}")
     declared = recipe.parse(document + f"\ngates: {{forgetting: {{anchor: {path}}}}}\n")
-    source = contest.anchor(declared)
+    source = tasks.anchor(declared)
     assert source is not None
     rows = contest._read_anchor(declared, source).to_pydict()
     return rows["text"], rows["label"]

@@ -57,8 +57,8 @@ def test_a_context_has_the_recipe_as_its_step_sees_it(tmp_path: Path) -> None:
     step = pipeline.step("validate")
     context = Context(recipe=RECIPE, store=store, run="2026-11-24T03-00", step=step, scratch=tmp_path)
     assert context.recipe.data.splits == RECIPE.data.splits
-    with pytest.raises(NotDeclared, match="step validate reads gates"):
-        _ = context.recipe.gates
+    with pytest.raises(NotDeclared, match=r"step validate reads gates\.metric"):
+        _ = context.recipe.gates.metric
 
 
 def field_of(model: type[BaseModel], path: str) -> object:
