@@ -103,6 +103,14 @@ class LengthCheck(Part):
         return self
 
 
+class LanguageCheck(Part):
+    only: Annotated[tuple[Annotated[str, Field(pattern="^[a-z]{2,3}$")], ...], Field(min_length=1)]
+    """Languages of the texts, by ISO 639's codes, such as [en, de]."""
+    max: Share = 0.05
+    """Largest share of a sample of 2000 rows that may be in others; texts of which none is sure do not count."""
+    severity: Severity = "warning"
+
+
 class FreshnessCheck(Part):
     max_age: Duration
     """How old the newest row may be at the end of the window."""
@@ -111,7 +119,8 @@ class FreshnessCheck(Part):
 
 class DriftCheck(Part):
     max: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """Largest Jensen-Shannon distance from the champion's training data, of words and of what the task counts."""
+    """Largest Jensen-Shannon distance from the champion's training data, of words, of languages and of what the task
+    counts."""
     severity: Severity = "warning"
 
 
@@ -133,6 +142,8 @@ class Contract(Part):
     pii: ShareCheck = ShareCheck(max=0.01)
     """Rows that hold what looks like personal data: an e-mail address, a number of a card, account, phone or person, an
     IP address. No row has a time limit: the expressions are validate's own, and tests show each linear in the text."""
+    languages: LanguageCheck | None = None
+    """Languages that texts may be in; any where it is left out."""
     freshness: FreshnessCheck | None = None
     drift: DriftCheck = DriftCheck()
 

@@ -101,7 +101,7 @@ STEPS: tuple[Step, ...] = (
             "data.contract",
         ),
         besides=("data.source", "base_model.source", "base_model.revision", "gates.forgetting", "resources"),
-        libraries=("great-expectations", "numpy", "pandas", "pyarrow", "scipy", "tokenizers"),
+        libraries=("great-expectations", "numpy", "pandas", "py3langid", "pyarrow", "scipy", "tokenizers"),
         resources=Resources(cpu=2, memory="4Gi"),
         timeout_minutes=120,
         pages=("data page",),

@@ -99,7 +99,7 @@ def _reference(context: Context) -> Manifest | None:
 
 def work(context: Work) -> Outcome:
     """Reads, judges and freezes the rows; refuses the run where a critical check fails."""
-    from components.validate import contract, freeze, overlap, page, profile, rows
+    from components.validate import contract, freeze, language, overlap, page, profile, rows
     from components.validate.quarantine import Quarantine
 
     data, task = context.recipe.data, tasks.of(context.recipe.task)
@@ -127,7 +127,12 @@ def work(context: Work) -> Outcome:
             task, data, buckets, out=context.out, scratch=scratch, quarantine=quarantine, sample=SAMPLE
         )
         quarantine.close()
-        now = profile.profile(rows=sum(frozen.rows.values()), counts=frozen.totals, words=totals.words)
+        now = profile.profile(
+            rows=sum(frozen.rows.values()),
+            counts=frozen.totals,
+            languages=language.counts(frozen.said.to_pylist()),
+            words=totals.words,
+        )
         _write(context.out / "profile.json", now)
         reference = _reference(context)
         before = None
@@ -140,6 +145,7 @@ def work(context: Work) -> Outcome:
         measured = list(
             contract.checks(task, data, totals, frozen, now, token_counts=counts, reference=before, end=end)
         )
+        measured += language.checks(data, now["languages"], before.get("languages") if before else None)
         shared = overlap.of(context.recipe, scratch)
         measured += overlap.checks(data, shared)
         learned = mask.of(context, frozen.sample)
@@ -149,6 +155,7 @@ def work(context: Work) -> Outcome:
     if spans.several:
         print(f"{'warning: ' * spans.unusual}{data.source}: {spans.sentence}", file=sys.stderr, flush=True)
     document = _document(totals, frozen, checks, start, end, reference)
+    document["languages"] = now["languages"]
     document["overlap"] = overlap.document(shared)
     if learned:
         document["mask"] = mask.document(learned)

@@ -105,6 +105,7 @@ class Frozen:
         near_duplicates: rows that nearly equal another one, less one for each group of them.
         withheld: rows left out because a nearly equal one is in a higher split.
         sample: the first rows of the data set as a table; in the order of digests they are a random sample.
+        said: what each of these says, a string array.
         pairs: the first near-duplicates, each a row of a pair: text, the task's target as people read it, split.
     """
 
@@ -114,6 +115,7 @@ class Frozen:
     near_duplicates: int
     withheld: int
     sample: Any
+    said: Any
     pairs: list[tuple[dict[str, str], dict[str, str]]]
 
     @property
@@ -141,7 +143,7 @@ def freeze(
     withheld = split < highest
     paired, twins = np.unique(np.array(pairs, dtype=np.int64)), dict[int, dict[str, str]]()
     rows, counts = dict.fromkeys(SPLITS, 0), {name: Counter[str]() for name in SPLITS}
-    first: list[Any] = []
+    first, first_said = list[Any](), list[Any]()
     writers = [Parquet(out / f"{name}.parquet") for name in SPLITS]
     schema = pa.schema({"words": pa.binary(), "said": pa.string()})
     spoken = {name: pa.ipc.new_file(str(scratch / f"{name}.arrow"), schema) for name in COMPARED}
@@ -158,19 +160,21 @@ def freeze(
         aside, causes = table.filter(why > 0), pa.array(reasons, pa.string()).take(pa.array(why[why > 0]))
         shown = task.shown(aside.select(buckets.target), data)
         quarantine.add(set_aside(aside, causes, aside["text"], dict.fromkeys(buckets.target, shown)))
+        said = kept["said" if "said" in kept.column_names else "text"]
         for number, name in enumerate(SPLITS):
-            part = kept.filter(~withheld[span] & (split[span] == number))
+            chosen = ~withheld[span] & (split[span] == number)
+            part = kept.filter(chosen)
             rows[name] += part.num_rows
             counts[name].update(task.counts(part.select(buckets.target), data))
-            said = part["said" if "said" in part.column_names else "text"]
             if name in spoken:
-                spoken[name].write_table(pa.table([part["words"], said], schema))
+                spoken[name].write_table(pa.table([part["words"], said.filter(chosen)], schema))
             inner = {"split", "bands", "words", "said", "file", "row"} & {*part.column_names}
             writers[number].add(part.drop_columns(sorted(inner)))
         if sample or not first:
             # Taken, not sliced: a slice would keep all of its bucket in memory.
             chosen = np.flatnonzero(~withheld[span])[:sample]
             first.append(kept.select(["text", *buckets.target, "digest"]).take(chosen))
+            first_said.append(said.take(chosen))
             sample -= len(chosen)
     for writer in (*writers, *spoken.values()):
         writer.close()
@@ -181,6 +185,7 @@ def freeze(
         near_duplicates=near,
         withheld=int(withheld.sum()),
         sample=pa.concat_tables(first),
+        said=pa.chunked_array([chunk for of in first_said for chunk in of.chunks], pa.string()),
         pairs=[(twins[one], twins[other]) for one, other in pairs],
     )
 

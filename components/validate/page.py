@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from components.validate import charts
+from components.validate import charts, language
 from components.validate import text as texts
 from components.validate.freeze import Frozen
 from components.validate.profile import LENGTHS, lengths, word_drift
@@ -63,6 +63,8 @@ def pictures(data: Data, found: Validated) -> dict[str, Any]:
     balance = {side: shares for side, (_, shares) in _balance(frozen, found.before).items() if any(shares.values())}
     if "this data" in balance:
         drawn["balance"] = charts.bars(balance, form="{:.1%}")
+    if found.now["languages"]:
+        drawn["languages"] = charts.bars(language.balance(found.now, found.before), form="{:.1%}")
     if totals.lengths.any():
         drawn["characters"] = charts.lengths(totals.lengths, data.contract.characters, unit="characters")
     if any(found.tokens):

@@ -59,9 +59,15 @@ class WordCounts:
         return ordered.slice(0, number).combine_chunks()
 
 
-def profile(*, rows: int, counts: Mapping[str, int], words: WordCounts) -> dict[str, Any]:
-    """What later runs compare with: counts of rows, of what the task counts, and of the most frequent words."""
-    return {"rows": rows, "counts": dict(counts), "words": words.most(KEPT_WORDS), "words_in_all": words.total}
+def profile(*, rows: int, counts: Mapping[str, int], languages: Mapping[str, int], words: WordCounts) -> dict[str, Any]:
+    """What later runs compare with: counts of rows, of what the task counts, of languages and of frequent words."""
+    return {
+        "rows": rows,
+        "counts": dict(counts),
+        "languages": dict(languages),
+        "words": words.most(KEPT_WORDS),
+        "words_in_all": words.total,
+    }
 
 
 def lengths(values: Any) -> Any:

@@ -77,6 +77,7 @@ def test_each_task_has_a_page_with_all_sections_that_opens_offline(
     assert [*later] == [
         "What became of the rows",
         "Balance",
+        "Languages",
         "Lengths",
         *(["What a model learns"] if hasattr(tasks.of(task), "mask") else []),
         "Drift",
@@ -89,7 +90,7 @@ def test_each_task_has_a_page_with_all_sections_that_opens_offline(
     ]
     assert "refused" in html[: html.index("<h2>")]
     pictures = {name: part.count("<svg") for name, part in later.items() if "<svg" in part}
-    assert pictures == {"What became of the rows": 1, "Balance": 1, "Lengths": 2, "Drift": 1}
+    assert pictures == {"What became of the rows": 1, "Balance": 1, "Languages": 1, "Lengths": 2, "Drift": 1}
     assert "at most 12<" in later["Lengths"]
     assert "champion's data" in later["Balance"]
     assert of(task).REFUSED in later["Set aside"]
