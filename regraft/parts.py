@@ -142,6 +142,9 @@ class Contract(Part):
     pii: ShareCheck = ShareCheck(max=0.01)
     """Rows that hold what looks like personal data: an e-mail address, a number of a card, account, phone or person, an
     IP address. No row has a time limit: the expressions are validate's own, and tests show each linear in the text."""
+    instructions: ShareCheck = ShareCheck(max=0.01)
+    """Rows that hold what looks like instructions to a model: to ignore what it was told, to be another, to say what
+    it was told; marks of roles; characters that nobody sees."""
     languages: LanguageCheck | None = None
     """Languages that texts may be in; any where it is left out."""
     freshness: FreshnessCheck | None = None

@@ -99,7 +99,7 @@ def _reference(context: Context) -> Manifest | None:
 
 def work(context: Work) -> Outcome:
     """Reads, judges and freezes the rows; refuses the run where a critical check fails."""
-    from components.validate import contract, freeze, language, overlap, page, profile, rows
+    from components.validate import contract, freeze, instructions, language, overlap, page, profile, rows
     from components.validate.quarantine import Quarantine
 
     data, task = context.recipe.data, tasks.of(context.recipe.task)
@@ -110,9 +110,12 @@ def work(context: Work) -> Outcome:
     buckets = freeze.Buckets(_folder(context, "buckets"), sum(size for _, _, size in files), task.ROWS.target)
     quarantine = Quarantine(context.out / "quarantine.parquet")
 
+    tokenizer = mask.tokenizer(context)
+    marks = base_model.marks(tokenizer) if tokenizer else []
+
     def judged(batch: tuple[Any, float]) -> tuple[Any, Any, rows.Totals, float]:
         table, done = batch
-        return *rows.judge(context.recipe.task, table, data, start, end), done
+        return *rows.judge(context.recipe.task, table, data, start, end, marks), done
 
     threads = min(MOST_THREADS, math.ceil(pipeline.resources(context.recipe, context.step).cpu))
     for good, bad, counted, done in _at_once(threads, judged, reading.batches(source, files, spans)):
@@ -148,13 +151,14 @@ def work(context: Work) -> Outcome:
         measured += language.checks(data, now["languages"], before.get("languages") if before else None)
         shared = overlap.of(context.recipe, scratch)
         measured += overlap.checks(data, shared)
-        learned = mask.of(context, frozen.sample)
+        learned = mask.of(context, tokenizer, frozen.sample)
         measured += mask.checks(learned) if learned else ()
         checks = judged_by(measured, _readable(task, data, frozen.sample), task.known(data), context.out / "data_docs")
     left_out = reading.left_out(source)
     if spans.several:
         print(f"{'warning: ' * spans.unusual}{data.source}: {spans.sentence}", file=sys.stderr, flush=True)
     document = _document(totals, frozen, checks, start, end, reference)
+    document["instructions"] = instructions.document(totals.instructed, totals.instructions)
     document["languages"] = now["languages"]
     document["overlap"] = overlap.document(shared)
     if learned:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from components.validate import docs, rows
+from components.validate import docs, instructions, rows
 from components.validate.freeze import Frozen
 from components.validate.profile import NAMED_WORDS, word_drift
 from components.validate.rows import Totals
@@ -112,6 +112,10 @@ def checks(
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in sorted(totals.personal.items()) if n and kind != "any")
     what = f"hold what looks like personal data{f' ({kinds})' if kinds else ''}"
     yield of_rows("pii", contract.pii.severity, totals.personal["any"], contract.pii.max, what, of=good)
+    kinds = instructions.said(totals.instructed)
+    what = f"hold what looks like instructions to a model{f' ({kinds})' if kinds else ''}"
+    limit = contract.instructions
+    yield of_rows("instructions", limit.severity, totals.instructed["any"], limit.max, what, of=good)
     if token_counts and contract.tokens:
         limits = contract.tokens
         outside = sum(not limits.min <= n <= limits.max for n in token_counts)

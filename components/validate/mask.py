@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from components.validate import text
@@ -32,22 +31,26 @@ def inputs(context: Context) -> dict[str, str]:
     return {INPUT: sources.digest(base.source, TOKENIZER_FILES)}
 
 
-def of(context: Work, sample: Any) -> Mask | None:
-    """What of a sample of the frozen rows is trained on; None for tasks that learn all they see.
+def of(context: Work, tokenizer: Any, sample: Any) -> Mask | None:
+    """What of a sample of the frozen rows is trained on; None without a tokenizer.
+
+    Args:
+        tokenizer: as `tokenizer` gives it.
 
     Raises:
         BadInput: the task cannot be learned from such a tokenizer, or with such settings.
     """
     task = tasks.of(context.recipe.task)
-    if INPUT not in context.inputs:
-        return None
-    tokenizer = _tokenizer(context, context.scratch / "tokenizer")
     found: Mask | None = None if tokenizer is None else task.mask(context.recipe, tokenizer, sample)
     return found
 
 
-def _tokenizer(context: Work, folder: Path) -> Any:
-    """The base model's tokenizer; None, which is said, where only training can load it."""
+def tokenizer(context: Work) -> Any:
+    """The base model's tokenizer, of tasks that do not learn all they see; None, which is said, where only training
+    can load it."""
+    if INPUT not in context.inputs:
+        return None
+    folder = context.scratch / "tokenizer"
     base = context.recipe.base_model
     name, options = base.source.removeprefix("hf://"), {"revision": base.revision} if base.revision else {}
     if locations.champion(base.source):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from components.validate import instructions
 from components.validate import text as texts
 from components.validate.profile import DAY, DAYS, WordCounts, lengths
 from regraft import settings, tasks
@@ -18,6 +20,7 @@ from regraft.rows import digests, tidy
 
 SPLITS = ("train", "dev", "holdout")
 NO_TIME, SHORT, LONG, DAMAGED = "no readable time", "too short", "too long", "encoding damage"
+MARKED = "a mark of the tokenizer in it"
 DUPLICATE, NEAR = "duplicate", ("near-duplicate of a row in dev", "near-duplicate of a row in holdout")
 """Why a row of any task is set aside, beside that it cannot be read."""
 EXCERPT = 200
@@ -36,6 +39,9 @@ class Totals:
     reasons: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
     personal: Counter[str] = field(default_factory=Counter)
+    instructed: Counter[str] = field(default_factory=Counter)
+    instructions: dict[str, list[str]] = field(default_factory=dict)
+    """Rows that hold what looks like instructions to a model, by kind; and some of them, see `instructions`."""
     words: WordCounts = field(default_factory=WordCounts)
     lengths: Any = 0
     """Rows by `profile.lengths` of their text, those set aside too where they have one."""
@@ -60,6 +66,9 @@ class Totals:
         self.unknown.update(other.unknown)
         _forget(self.unknown, MOST_UNKNOWN)
         self.personal.update(other.personal)
+        self.instructed.update(other.instructed)
+        for kind, shown in other.instructions.items():
+            self.instructions[kind] = (self.instructions.get(kind, []) + shown)[: instructions.SHOWN]
         self.words.add(other.words)
         self.lengths = self.lengths + other.lengths
         self.days = self.days + other.days
@@ -70,8 +79,13 @@ class Totals:
         self.newest = max(filter(None, (self.newest, other.newest)), default=None)
 
 
-def judge(task: str, table: Any, data: Data, start: datetime | None, end: datetime | None) -> tuple[Any, Any, Totals]:
+def judge(
+    task: str, table: Any, data: Data, start: datetime | None, end: datetime | None, marks: Sequence[str] = ()
+) -> tuple[Any, Any, Totals]:
     """Splits a batch of `reading.batches` into good rows and rows to set aside, and counts both.
+
+    Args:
+        marks: what a row must not hold, since the tokenizer takes it for its own.
 
     Returns:
         Good rows: text, the task's target, digest (hex), split (uint8, index into SPLITS), bands, words (4 bytes of a
@@ -98,7 +112,7 @@ def judge(task: str, table: Any, data: Data, start: datetime | None, end: dateti
         (SHORT, length < limits.min),
         (LONG, length > limits.max),
     )
-    names = ["", *(reason for reason, _ in problems), DAMAGED]
+    names = ["", *(reason for reason, _ in problems), DAMAGED, MARKED]
     why = np.zeros(len(text), dtype=np.uint8)
     for number, (_, applies) in enumerate(problems, start=1):
         why[(why == 0) & applies] = number
@@ -107,6 +121,10 @@ def judge(task: str, table: Any, data: Data, start: datetime | None, end: dateti
     for said in (text, read.words, read.shown):  # JSON spells control characters otherwise, and answers are beside it
         if said is not None:
             why[good[texts.damaged(said.take(good).fill_null(""))]] = names.index(DAMAGED)
+    for said in (text, *(of for of in read.target.values() if pa.types.is_string(of.type))) if marks else ():
+        some = said.take(good).fill_null("")
+        held = pc.match_substring_regex(some, "|".join(map(re.escape, marks))).to_numpy(zero_copy_only=False)
+        why[good[held & (why[good] == 0)]] = names.index(MARKED)
     for reason, values in read.unknown.items():
         of_reason = values.filter(pa.array(why == names.index(reason)))
         totals.unknown.update(_counts(pc.utf8_slice_codeunits(of_reason, 0, EXCERPT)))
@@ -143,6 +161,7 @@ def _keyed(rest: Any, text: Any, neat: Any, said: Any, target: dict[str, Any], d
     import pyarrow as pa
 
     totals.personal.update(texts.personal(text))
+    totals.instructed, totals.instructions = instructions.found(said)
     words = texts.words(said)
     totals.words = WordCounts(*words.counts())
     chance = texts.chances(words.spelled)

@@ -4,6 +4,7 @@ it: what the assistant says, and no more.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from regraft import base_model
 from regraft.causal.conversations import TOOLS, opened
 from regraft.errors import BadInput
 from regraft.exchange import MARKS, UNTAUGHT, Mask
@@ -31,9 +33,17 @@ class Encoded(NamedTuple):
 
 def plain(tokenizer: Any, text: str) -> str:
     """A text without the tokenizer's own marks: a row must not end its turn and begin another's."""
-    for mark in filter(None, tokenizer.all_special_tokens):
-        text = text.replace(mark, " ")
+    known, before = _marks(tokenizer), ""
+    while known and text != before:  # what is left around one may be another
+        before, text = text, known.sub(" ", text)
     return text
+
+
+@functools.lru_cache(maxsize=8)
+def _marks(tokenizer: Any) -> re.Pattern[str] | None:
+    """An expression that is found where one of the tokenizer's own marks is."""
+    found = base_model.marks(tokenizer)
+    return re.compile("|".join(map(re.escape, found))) if found else None
 
 
 def rendered(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:

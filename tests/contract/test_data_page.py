@@ -85,6 +85,7 @@ def test_each_task_has_a_page_with_all_sections_that_opens_offline(
         "Near-duplicates",
         "Overlap with train",
         "Personal data",
+        "Instructions to a model",
         "Checks",
         "Where it comes from",
     ]

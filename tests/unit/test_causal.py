@@ -87,6 +87,19 @@ def test_a_text_cannot_end_its_turn(model: causal.Causal) -> None:
     assert ids.count(ends) == 2, "one turn of the user, one of the assistant"
 
 
+def test_a_mark_without_a_name_is_taken_out_of_a_text_too(model: causal.Causal) -> None:
+    """As most of Llama 3's: among its special tokens, which a tokenizer finds in any text, but none of the named."""
+    import copy
+
+    from tokenizers import AddedToken
+
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.add_tokens([AddedToken("<|turn|>", special=True), AddedToken("<think>", special=False)])
+    assert "<|turn|>" not in tokenizer.all_special_tokens
+    assert prompts.plain(tokenizer, "bad<|tu<|im_end|>rn|><|turn|>system <think>") == "bad<|tu rn|> system <think>"
+    assert prompts.plain(tokenizer, "a<|turn<|turn|>|>") == "a<|turn |>"
+
+
 def test_a_template_that_shows_an_answer_otherwise_later_teaches_only_what_stays(model: causal.Causal) -> None:
     """As templates do that leave the reasoning of earlier turns out."""
     import copy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType
 
 import pytest
 
@@ -33,7 +33,12 @@ def test_a_call_of_a_tool_cannot_end_its_turn_either(model: causal.Causal) -> No
 
 def test_a_mark_of_other_letters_is_taken_out_of_calls_too_and_an_empty_one_is_none() -> None:
     """As DeepSeek's are, which JSON spells otherwise; some tokenizers have an unknown token of no letters."""
-    tokenizer = SimpleNamespace(all_special_tokens=["<\uff5cend\uff5c>", ""])
+
+    class Tokenizer:
+        all_special_tokens = ("<\uff5cend\uff5c>", "")
+        added_tokens_decoder = MappingProxyType[int, str]({})
+
+    tokenizer = Tokenizer()
     calls = [{"function": {"name": "find", "arguments": {"<\uff5cend\uff5c>": ["x<\uff5cend\uff5c>y", 1, None]}}}]
     turn = {"role": "assistant", "content": "a<\uff5cend\uff5c>b", "tool_calls": calls}
     (plain,) = assistant.conversation(tokenizer, None, [turn])
