@@ -153,7 +153,8 @@ def work(context: Work) -> Outcome:
         measured += overlap.checks(data, shared)
         learned = mask.of(context, tokenizer, frozen.sample)
         measured += mask.checks(learned) if learned else ()
-        checks = judged_by(measured, _readable(task, data, frozen.sample), task.known(data), context.out / "data_docs")
+        readable, rows_of = _readable(task, data, frozen.sample), {"mask": mask.described(learned)} if learned else {}
+        checks = judged_by(measured, readable, task.known(data), context.out / "data_docs", rows_of)
     left_out = reading.left_out(source)
     if spans.several:
         print(f"{'warning: ' * spans.unusual}{data.source}: {spans.sentence}", file=sys.stderr, flush=True)

@@ -181,7 +181,7 @@ def _against(reference: dict[str, Any], data: Data, profile: dict[str, Any]) -> 
     )
 
 
-Judge = Callable[[list[Check], Any, Mapping[str, Sequence[str]], Path], list[Check]]
+Judge = Callable[[list[Check], Any, Mapping[str, Sequence[str]], Path, Mapping[str, Sequence[str]]], list[Check]]
 
 
 @contextmanager
@@ -230,12 +230,19 @@ def _masked(sample: Any) -> Any:
     return table.map(lambda cell: docs.masked(cell) if isinstance(cell, str) else cell)
 
 
-def judged(checked: list[Check], sample: Any, known: Mapping[str, Sequence[str]], out: Path) -> list[Check]:
+def judged(
+    checked: list[Check],
+    sample: Any,
+    known: Mapping[str, Sequence[str]],
+    out: Path,
+    shown: Mapping[str, Sequence[str]] | None = None,
+) -> list[Check]:
     """The checks with Great Expectations' word on each, and one more on the frozen rows; writes Data Docs to `out`.
 
     Args:
         sample: some frozen rows: text, the task's target as people read it, digest.
         known: what values some of the columns have.
+        shown: by name of a check, rows that stand below what it found.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # it would report to a server
     import great_expectations as gx
@@ -260,7 +267,9 @@ def judged(checked: list[Check], sample: Any, known: Mapping[str, Sequence[str]]
             min_value=check.min,
             max_value=check.max,
             severity=FailureSeverity(check.severity),
-            description=docs.masked(f"{check.rule}. Found: {check.sentence}."),
+            description=docs.paragraphs(
+                [f"{check.rule}. Found: {check.sentence}.", *(shown or {}).get(check.name, ())]
+            ),
         )
         for check in checked
     ]

@@ -13,7 +13,7 @@ import functools
 import html
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -23,13 +23,20 @@ _REMOTE = re.compile(
     r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*https?:[^>]*>|<footer\b.*?</footer>", re.DOTALL | re.IGNORECASE
 )
 _MASKS = {ord(letter): chr(0xE000 + ord(letter)) for letter in "&<>\"'$`{}"}
-_LETTERS = {ord(mask): f"&#{letter};" for letter, mask in _MASKS.items()}
+_BREAK = "\ue00a"
+"""What one of these in a row becomes is a new line, and no harm."""
+_LETTERS = {ord(_BREAK): "<br>"} | {ord(mask): f"&#{letter};" for letter, mask in _MASKS.items()}
 _DRAWN = re.compile(r"<table\b[^>]*>\s*</table>")
 
 
 def masked(text: str) -> str:
     """A text in which letters for private use stand for what HTML or Great Expectations' templates take for markup."""
     return escaped.lines(text).translate(_MASKS)
+
+
+def paragraphs(texts: Iterable[str]) -> str:
+    """Texts one below the other, as `masked` has each."""
+    return _BREAK.join(map(masked, texts))
 
 
 def make_offline(folder: Path, passed: Mapping[str, bool]) -> None:

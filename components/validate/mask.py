@@ -9,7 +9,7 @@ from typing import Any
 from components.validate import text
 from regraft import bases, locations, sources, tasks
 from regraft.errors import BadInput
-from regraft.exchange import UNTAUGHT, Check, Mask
+from regraft.exchange import MARKS, UNTAUGHT, Check, Mask
 from regraft.step import Context, Work
 
 TOKENIZER_FILES = (".json", ".jinja", ".model", "vocab.txt", "merges.txt")
@@ -107,6 +107,12 @@ def checks(mask: Mask) -> Iterator[Check]:
             rule=f"at most {most:.0%} of the rows {what}",
             sentence=f"{len(rows):,} of {count:,} rows of a sample ({found:.1%}) {what}, at most {most:.0%} may",
         )
+
+
+def described(mask: Mask) -> list[str]:
+    """Some rows as the model sees them, and how to read them, for Data Docs."""
+    learns = f"As the model sees them; what it learns stands between {' and '.join(MARKS)}:"
+    return [learns, *(text.masked(row, SHOWN) for row in mask.shown)]
 
 
 def document(mask: Mask) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -52,6 +53,12 @@ def test_three_rows_are_shown_with_what_is_learned_of_them_and_the_page_marks_it
     checks = {check["name"]: check["passed"] for check in documented(chat)["checks"]}
     assert checks["mask"]
     assert checks["untaught"]
+    result = chat.result("validate")
+    folder = chat.store.fetch(f"validate/{result.identity}", result, chat.folder / "docs", only=("data_docs",))
+    (docs,) = folder.glob("data_docs/validations/contract/**/*.html")
+    below = html.unescape(docs.read_text()).partition("As the model sees them; what it learns stands between")[2]
+    shown = [" ".join(row.split()) for row in below.split("<br>")[1:4]]
+    assert all(row.startswith(said) for row, said in zip(shown, mask["shown"], strict=True))
     page = chat.store.read(f"validate/{chat.result('validate').identity}/{chat.result('validate').attempt}/data.html")
     assert page.decode().count("<mark>") >= 3
 
