@@ -83,6 +83,7 @@ class Mask:
         untaught, cut: positions of rows that teach nothing, and of those that teach a part of what is right.
         wrong: of the first row that teaches something else, what it teaches, and what is right.
         shown: some rows as the model sees them; what is trained on stands between MARKS.
+        turns: of rows that are conversations, who speaks in each turn.
     """
 
     lengths: Sequence[int]
@@ -91,6 +92,7 @@ class Mask:
     cut: Sequence[int]
     wrong: tuple[str, str] | None
     shown: Sequence[str]
+    turns: Sequence[Sequence[str]] = ()
 
 
 MARKS = ("⟦", "⟧")

@@ -163,7 +163,7 @@ def work(context: Work) -> Outcome:
     document["languages"] = now["languages"]
     document["overlap"] = overlap.document(shared)
     if learned:
-        document["mask"] = mask.document(learned)
+        document["mask"] = mask.document(learned, train=frozen.rows["train"])
     _write(context.out / "validation.json", {**document, "left_out": left_out, "lines": spans.sentence})
     html = page.render(
         context.store.recipe,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from components.validate import text
@@ -17,6 +20,8 @@ TOKENIZER_FILES = (".json", ".jinja", ".model", "vocab.txt", "merges.txt")
 INPUT = "chat_template"
 CUT = 0.05
 """Share of rows whose answer is cut from which on that is a warning."""
+BATCHES = (8, 16, 32, 64)
+"""Rows of a batch, of which it is said how far rows fill them and how many steps an epoch then has."""
 SHOWN = 4000
 """Characters of a row that is shown."""
 
@@ -115,8 +120,29 @@ def described(mask: Mask) -> list[str]:
     return [learns, *(text.masked(row, SHOWN) for row in mask.shown)]
 
 
-def document(mask: Mask) -> dict[str, Any]:
-    """What validation.json says of it; personal data in what is shown has its kind in its place."""
+def filled(lengths: Sequence[int], size: int, *, train: int) -> float:
+    """About which share of the tokens in finetune's batches are of rows, and no padding.
+
+    It takes rows of like length together: of 50 batches at a time, or of a quarter of all rows where that is less.
+
+    Args:
+        lengths: tokens of each row of a sample, in an order by chance.
+        size: rows of a batch.
+        train: how many rows there are to train on.
+    """
+    at_once = size * max(1, min(train // (4 * size), 50))
+    groups = [sorted(lengths[at : at + at_once]) for at in range(0, len(lengths), at_once)]
+    batches = [group[at : at + size] for group in groups for at in range(0, len(group), size)]
+    whole = sum(len(batch) * batch[-1] for batch in batches)
+    return round(sum(lengths) / whole, 4) if whole else 1.0
+
+
+def document(mask: Mask, *, train: int) -> dict[str, Any]:
+    """What validation.json says of it; personal data in what is shown has its kind in its place.
+
+    Args:
+        train: how many rows there are to train on.
+    """
     import numpy as np
 
     lengths, learned = np.asarray(mask.lengths or [0]), sum(mask.learned)
@@ -127,4 +153,15 @@ def document(mask: Mask) -> dict[str, Any]:
         "untaught": len(mask.untaught),
         "cut": len(mask.cut),
         "shown": [text.masked(row, SHOWN) for row in mask.shown],
+        "turns": _counted(map(len, mask.turns)),
+        "roles": _counted(itertools.chain(*mask.turns)),
+        "batches": [
+            {"rows": size, "filled": filled(mask.lengths, size, train=train), "steps": math.ceil(train / size)}
+            for size in BATCHES
+        ],
     }
+
+
+def _counted(values: Iterable[str | int]) -> dict[str, int]:
+    """How often each value occurs, the most frequent first; equally frequent ones in their order."""
+    return {str(value): n for value, n in sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))}

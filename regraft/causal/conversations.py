@@ -194,6 +194,13 @@ def pieces(rows: Any) -> list[list[list[str]]]:
     return [[[turn["content"], *called(turn)] for turn in talk if turn["role"] == "assistant"] for talk in talks]
 
 
+def roles(texts: Any, answers: Any) -> list[list[str]]:
+    """Who speaks in each turn of frozen conversations, the last one included."""
+    pairs = zip(texts.to_pylist(), answers.to_pylist(), strict=True)
+    talks = ([*opened(json.loads(text))["messages"], json.loads(answer)] for text, answer in pairs)
+    return [[str(turn["role"]) for turn in talk] for talk in talks]
+
+
 def transcript(text: str) -> str:
     """A frozen conversation as people read it."""
     whole = opened(json.loads(text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -50,6 +51,12 @@ def test_three_rows_are_shown_with_what_is_learned_of_them_and_the_page_marks_it
     assert all("⟦good story<|im_end|>⟧" in row or "⟦bad plot<|im_end|>⟧" in row for row in mask["shown"])
     assert 0 < mask["tokens"]["learned"] < mask["tokens"]["all"]
     assert (mask["untaught"], mask["cut"]) == (0, 0)
+    asked = sum(int(turns) // 2 * count for turns, count in mask["turns"].items())
+    assert mask["roles"] == {"assistant": asked, "user": asked}
+    assert {*mask["turns"]} == {"2", "4"}
+    train = documented(chat)["rows"]["train"]
+    assert next((batch["rows"], batch["steps"]) for batch in mask["batches"]) == (8, math.ceil(train / 8))
+    assert all(0.5 < batch["filled"] <= 1 for batch in mask["batches"])
     checks = {check["name"]: check["passed"] for check in documented(chat)["checks"]}
     assert checks["mask"]
     assert checks["untaught"]

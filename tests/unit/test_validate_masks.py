@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import pytest
 
+from components.validate.mask import filled
 from components.validate.text import REACH, masked
 
 
@@ -43,3 +45,19 @@ def test_a_text_without_end_takes_no_time() -> None:
     for text in ("a" * 10**7, "1 " * 10**6, "@" * 10**6, "a@" * 10**6, "+1" * 10**6, "AA11" * 10**6):
         assert len(masked(text, 200)) < 2_000
     assert time.process_time() - started < 1
+
+
+def test_how_far_rows_fill_their_batches_is_what_finetune_s_order_makes_of_them() -> None:
+    from components.finetune.train import order
+    from regraft.parts import Training
+
+    chance = random.Random(1)
+    lengths = [int(chance.lognormvariate(4, 0.5)) + 1 for _ in range(2000)]
+    for size in (8, 32):
+        made = [lengths[row] for row in order(lengths, training=Training(epochs=1, batch_size=size))]
+        batches = [made[at : at + size] for at in range(0, len(made), size)]
+        actual = sum(lengths) / sum(len(batch) * max(batch) for batch in batches)
+        assert filled(lengths, size, train=2000) == pytest.approx(actual, abs=0.03)
+    assert filled(lengths, 8, train=2000) > filled(lengths, 8, train=16)
+    assert filled([7] * 100, 8, train=100) == 1
+    assert filled([], 8, train=0) == 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from regraft.causal import learning, prompts
 from regraft.causal.assistant import space, taught, templated
-from regraft.causal.conversations import pieces
+from regraft.causal.conversations import pieces, roles
 from regraft.exchange import Lesson, Mask
 from regraft.tasks.chat.recipe import Recipe
 
@@ -28,7 +29,8 @@ def lesson(recipe: Recipe, tokenizer: Any, rows: Any, dev: Any) -> Lesson:
 def mask(recipe: Recipe, tokenizer: Any, rows: Any) -> Mask:
     """What of rows is trained on. Raises BadInput as `lesson`, and where the tokenizer has no chat template."""
     templated(recipe, tokenizer)
-    return prompts.mask(tokenizer, _encoded(recipe, tokenizer, rows), pieces(rows))
+    found = prompts.mask(tokenizer, _encoded(recipe, tokenizer, rows), pieces(rows))
+    return replace(found, turns=roles(rows["text"], rows["answer"]))
 
 
 def _encoded(recipe: Recipe, tokenizer: Any, rows: Any) -> list[prompts.Encoded]:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from regraft.causal import Causal, assistant, learning, prompts
-from regraft.causal.conversations import called
+from regraft.causal.conversations import called, roles
 from regraft.exchange import Lesson, Mask
 from regraft.tasks.preferences.model import Pair, encoded, likelihoods
 from regraft.tasks.preferences.recipe import Recipe, Training
@@ -72,7 +72,8 @@ def mask(recipe: Recipe, tokenizer: Any, rows: Any) -> Mask:
     assistant.templated(recipe, tokenizer)
     pairs = encoded(tokenizer, recipe.system, rows, **assistant.space(recipe))
     right = zip(*(_right(rows, name) for name in Pair._fields), strict=True)
-    return prompts.mask(tokenizer, [side for pair in pairs for side in pair], [side for both in right for side in both])
+    sides, taught = ([side for both in of for side in both] for of in (pairs, right))
+    return replace(prompts.mask(tokenizer, sides, taught), turns=roles(rows["text"], rows["chosen"]))
 
 
 def _right(rows: Any, name: str) -> list[list[list[str]]]:
