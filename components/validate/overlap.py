@@ -25,7 +25,7 @@ from regraft.parts import Data, Recipe
 
 SHORTEST, LONGEST = 8, 13
 COMMON = 10
-MOST = 4_000_000
+MOST = 2_000_000
 """Words of a set that are sought; of a larger holdout, its first rows: in the order of digests a random sample."""
 AT_ONCE = 1 << 20
 """Words to train on that are looked through at a time, or those of one row."""
