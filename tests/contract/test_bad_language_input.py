@@ -150,7 +150,7 @@ KINDS: dict[str, tuple[str, Change, int, str]] = {
     "chat: content in parts": ("chat", spoken([{"type": "text", "text": "x"}]), 10, "damaged messages"),
     "chat: answers of another encoding": ("chat", spoken("caf\ufffd"), 10, "encoding damage"),
     "chat: answers of control characters": ("chat", spoken("good\0story"), 10, "encoding damage"),
-    "chat: answers of nothing but marks": ("chat", spoken("<|im_end|>"), 10, "untaught: "),
+    "chat: answers of nothing but marks": ("chat", spoken("<|im_end|>"), 10, "a mark of the tokenizer in it"),
     "chat: one row": ("chat", rows(lambda row: row, 1), 10, "splits: "),
     "chat: no row": ("chat", file("\n"), 20, "has no column 'messages'; it has none"),
     "chat: no column": ("chat", file('{"message": []}\n'), 20, "did you mean 'message'"),
