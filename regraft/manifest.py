@@ -76,6 +76,16 @@ class Manifest(BaseModel):
         return dict(self.document.get("inputs", {}))
 
     @property
+    def foreseen(self) -> str | None:
+        """What the step had foreseen of its cost beside what came, where it foresaw any."""
+        told, said = _Told.model_validate(self.measured), list[str]()
+        if told.memory_estimated_bytes and told.memory_peak_bytes:
+            said.append(f"{told.memory_estimated_bytes / 2**30:.1f} of {told.memory_peak_bytes / 2**30:.1f} GiB")
+        if told.steps_estimated_seconds and told.steps_seconds:
+            said.append(f"{told.steps_estimated_seconds:.0f} of {told.steps_seconds:.0f} s for its steps")
+        return ", ".join(said) or None
+
+    @property
     def digest(self) -> str:
         """Digest of the result: what the step put out and whether it was refused."""
         return sha256({"outputs": {k: v.sha256 for k, v in self.outputs.items()}, "refused": self.refused})
@@ -116,3 +126,7 @@ class _Told(BaseModel):
     approved_by: str | None = None
     warnings: list[str] = []
     precision: str | None = None
+    memory_estimated_bytes: int | None = None
+    memory_peak_bytes: int | None = None
+    steps_estimated_seconds: float | None = None
+    steps_seconds: float | None = None

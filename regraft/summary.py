@@ -134,7 +134,7 @@ def steps(store: Store, run: str, declared: Recipe | None) -> list[dict[str, Any
     stopped = False
     for step in pipeline.steps(declared.task) if declared else pipeline.STEPS:
         entry: dict[str, Any] = dict.fromkeys(
-            ("identity", "digest", "seconds", "cost", "reason", "refused_by", "recipe_sha256")
+            ("identity", "digest", "seconds", "cost", "foreseen", "reason", "refused_by", "recipe_sha256")
         )
         entry |= {"step": step.name, "state": "skipped" if stopped else "not run", "cached": False}
         with suppress(NotFound):
@@ -146,6 +146,7 @@ def steps(store: Store, run: str, declared: Recipe | None) -> list[dict[str, Any
         if manifest:
             entry |= {"digest": manifest.digest, "reason": manifest.refused, "refused_by": manifest.refused_by}
             entry["cost"] = manifest.cost.model_dump() if manifest.cost else None
+            entry["foreseen"] = manifest.foreseen
         stopped = stopped or entry["state"] in ("refused", "failed")
         entries.append(entry)
     return entries
@@ -273,6 +274,8 @@ def _costs(document: dict[str, Any]) -> RenderableType:
         elif step["seconds"] is not None:
             numbers[0] = f"{step['seconds']:.2f}"
         note = "cached" if step["cached"] else step["state"] if step["state"] != "done" else ""
+        if cost and step.get("foreseen"):
+            note = f"foreseen {step['foreseen']}"
         table.add_row(MARKS[step["state"]], step["step"], *numbers, f"[dim]{note}[/]")
     return table
 

@@ -25,8 +25,9 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from components.finetune import card, chain, replay
+from components.finetune import card, chain, estimate, replay
 from components.finetune.checkpoints import Checkpoints, restore
+from components.finetune.estimate import PACE, Estimate
 from components.finetune.training_log import Log
 from regraft import adapters, base_model, bases, tasks
 from regraft.errors import BadInput, Temporary
@@ -51,35 +52,43 @@ def order(lengths: list[int], *, training: Training) -> list[int]:
 
 
 class Progress(TrainerCallback):
-    """Progress lines for people, loss and learning-rate curves for MLflow."""
+    """Progress lines for people, loss and learning-rate curves for MLflow; and the time that steps take."""
 
-    def __init__(self, context: Work, log: Log) -> None:
+    def __init__(self, context: Work, log: Log, foreseen: Estimate) -> None:
         self._context = context
         self._log = log
+        self._foreseen = foreseen
         self._loss = ""
         self._first: tuple[int, float] | None = None
+        self._begun = 0.0
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._begun = time.monotonic()
         if self._first is None:
-            self._first = (state.global_step, time.monotonic())
+            self._first = (state.global_step, self._begun)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
+        self._foreseen.took += time.monotonic() - self._begun
         if state.is_world_process_zero:
-            done = state.global_step / max(state.max_steps, 1)
-            self._context.progress(done, f"step {state.global_step}/{state.max_steps}{self._loss}{self._left(state)}")
+            first, step = (self._first or (0, 0.0))[0], state.global_step
+            if step == first + PACE:
+                self._foreseen.tell(self._context, first, step)
+            done = step / max(state.max_steps, 1)
+            self._context.progress(done, f"step {step}/{state.max_steps}{self._loss}{self._left(step)}")
         return control
 
-    def _left(self, state: TrainerState) -> str:
+    def _left(self, step: int) -> str:
         """Time to the last step, at the pace of this process up to now; evaluations count."""
-        step, since = self._first or (state.global_step, 0.0)
-        if state.global_step - step < 5:
+        first, since = self._first or (step, 0.0)
+        if step - first < PACE:
             return ""
-        seconds = (time.monotonic() - since) / (state.global_step - step) * (state.max_steps - state.global_step)
-        return f" · {timedelta(seconds=round(seconds))} left"
+        foreseen = self._foreseen
+        done, left = foreseen.between(first, step), foreseen.between(step, len(foreseen.tokens))
+        return f" · {timedelta(seconds=round((time.monotonic() - since) * left / done))} left"
 
     def on_log(
         self,
@@ -123,7 +132,6 @@ def train(context: Work, *, log: Log, home: Path) -> None:
     checkpoints = Checkpoints(context, folder)
     lesson = task.lesson(recipe, tokenizer, rows, dev)
     trainer = trainer_of(recipe, model, lesson, folder=folder)
-    trainer.add_callback(Progress(context, log))
     trainer.add_callback(checkpoints)
     with trainer.args.main_process_first(desc="checkpoints"):
         resumed = restore(context, folder)
@@ -131,8 +139,14 @@ def train(context: Work, *, log: Log, home: Path) -> None:
     if state is not None and _is_over(state, training):
         load_adapter(model, Path(str(state.best_model_checkpoint)))
     else:
+        foreseen = estimate.of(context, trainer, lesson, order(lesson.lengths, training=training))
+        log.metrics(foreseen.facts(), 0)
+        trainer.add_callback(Progress(context, log, foreseen))
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         state = trainer.state
+        if trainer.is_world_process_zero():
+            log.metrics(foreseen.facts(), state.global_step)
+            (context.scratch / ESTIMATE).write_text(json.dumps(foreseen.facts()))
     if checkpoints.stopping and state.global_step < state.max_steps:
         raise Temporary(
             f"stopped by a signal after step {state.global_step} of {state.max_steps}",
@@ -265,6 +279,8 @@ def _spelled(value: Any) -> Any:
     return sorted(value) if isinstance(value, list | set | tuple) else value or None
 
 
+ESTIMATE = "estimate.json"
+"""In scratch: what was foreseen and what came, for `outcome`, which may be another process."""
 VOLATILE = ("runtime", "per_second")
 """Parts of the names in the trainer's log that depend on the machine."""
 
@@ -318,7 +334,6 @@ def outcome(context: Work) -> Outcome:
     if context.recipe.training.replay:
         trained = pq.read_metadata(context.out / "train_digests.parquet").num_rows
         metrics["replayed"] = replay.count(context, trained)
-    return Outcome(
-        metrics=metrics,
-        measured={"device": device, "torch": torch.__version__},
-    )
+    file = context.scratch / ESTIMATE
+    foreseen = json.loads(file.read_text()) if file.exists() else {}  # there is none of a training that was over before
+    return Outcome(metrics=metrics, measured={"device": device, "torch": torch.__version__, **foreseen})

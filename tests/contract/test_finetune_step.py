@@ -66,6 +66,26 @@ def test_mlflow_has_parameters_and_the_curves_of_loss_and_learning_rate(tiny: Ti
     assert run.info.status == "FINISHED"
 
 
+def test_what_it_foresaw_stands_beside_what_came(tiny: Tiny) -> None:
+    manifest = tiny.result("finetune")
+    names = {"memory_estimated_bytes", "memory_peak_bytes", "steps_estimated_seconds", "steps_seconds"}
+    assert names <= set(manifest.measured)
+    assert 0.5 < manifest.measured["memory_estimated_bytes"] / manifest.measured["memory_peak_bytes"] < 2
+    client = mlflow.MlflowClient(tiny.environment["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name("tiny")
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`regraft.identity` = '{manifest.identity}'")
+    assert names <= set(run.data.metrics)
+    assert str(manifest.foreseen).endswith(" s for its steps")
+
+
+def test_without_the_memory_that_it_will_take_it_does_not_begin(tiny: Tiny) -> None:
+    tiny.recipe.write_text(tiny.recipe.read_text().replace("finetune: {cpu: 1}", "finetune: {cpu: 1, memory: 64Mi}"))
+    code, output = tiny.step("finetune", REGRAFT_FORCE="1")
+    assert code == 20, output
+    assert "resources.finetune.memory: training will take about" in output
+    assert "step 1/" not in output
+
+
 def test_without_mlflow_it_says_so_before_it_trains(tiny: Tiny) -> None:
     tiny.declare(epochs=5)
     code, output = tiny.step("finetune", MLFLOW_TRACKING_URI="http://127.0.0.1:9")

@@ -23,6 +23,7 @@ HARMLESS = {
     "huggingface-hub": "carries bytes, whose digests are compared; what it writes in the model card counts in finetune",
     "jinja2": "fills in the report, which is a view, and config.pbtxt, which is made at each rollout",
     "markupsafe": "jinja2's",
+    "psutil": "says how much memory there is",
     "pydantic": "checks and writes the recipe, the verdict and the ledger",
     "requests": "carries bytes",
     "rich": "writes on terminals",

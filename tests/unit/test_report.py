@@ -83,6 +83,7 @@ def page(contest: Contest, folder: Path, examples: list[Examples] | None = None)
         attempt="attempt-0123456789ab",
         outputs={},
         cost=cost,
+        measured={"memory_estimated_bytes": 2**30, "memory_peak_bytes": 3 << 29, "steps_estimated_seconds": 8.0},
         created_at=datetime.now(UTC),
     )
     scratch = folder / "scratch"
@@ -133,6 +134,7 @@ def test_the_report_holds_all_that_a_person_decides_on(tmp_path: Path) -> None:
     for found in verdict.gates:
         assert found.sentence in text
     assert "kind=a" in text
+    assert "61 s, 100 CPU seconds, 1.0 GiB at most; foreseen were 1.0 of 1.5 GiB" in text
     assert "champion, version 3" in text
     assert "7 left out" in text
     assert "3 rows hold what looks like a phone number" in text, "warnings of validate"

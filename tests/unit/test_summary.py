@@ -99,6 +99,13 @@ def test_how_it_is_served_and_each_warning_of_deploy_are_shown() -> None:
     assert "! int8 was tried: [it] loses 0.02" in said
 
 
+def test_what_a_step_had_foreseen_stands_beside_its_cost() -> None:
+    found = facts()
+    cost = {"seconds": 61.0, "cpu_seconds": 100.0, "peak_memory_bytes": 3 << 30}
+    found["steps"][1] |= {"cost": cost, "foreseen": "2.9 of 3.2 GiB, 48 of 50 s for its steps"}
+    assert "3221   foreseen 2.9 of 3.2 GiB, 48 of 50 s for its steps" in shown(found)
+
+
 def test_the_live_answer_is_shown_in_the_few_words_of_its_task() -> None:
     said = shown(facts(prediction={"text": "a [dim] film", "short": "[bold] 97%", "version": 1}))
     assert "live        “a [dim] film” → [bold] 97%" in said
