@@ -145,16 +145,13 @@ def said(model: Causal, inputs: list[dict[str, Any]]) -> list[str]:
     return [answer.text for answer in answering.generated(model, asks(model, map(turns, inputs)))]
 
 
-def logged(
-    recipe: Assistant, model: Causal, rows: Any, *, answer: str = "answer"
-) -> tuple[Callable[..., Any], Callable[[str], str | None]]:
+def logged(recipe: Assistant, model: Causal, rows: Any) -> tuple[Callable[..., Any], Callable[[str], str | None]]:
     """What logs the model in MLflow, and the proof of what was logged; see `regraft.causal.package`.
 
     Args:
-        rows: some of the holdout.
-        answer: the column of answers that are right.
+        rows: some of the holdout, with the columns `text` and `answer`.
     """
-    pairs = list(zip(rows["text"].to_pylist(), rows[answer].to_pylist(), strict=True))
+    pairs = list(zip(rows["text"].to_pylist(), rows["answer"].to_pylist(), strict=True))
 
     def right(of: Causal) -> list[Encoded]:
         return [taught(of.tokenizer, of.told, pair, **of.room) for pair in pairs]

@@ -185,11 +185,12 @@ def test_accumulated_steps_add_up_to_the_mean_of_all_pairs() -> None:
 
     logits = torch.randn(8, 3, 5, generator=torch.Generator().manual_seed(0))
     labels = {"tokens": torch.ones(8, 3, dtype=torch.int64), "reference": torch.zeros(4, 2)}
-    whole = loss(Training(beta=1), SimpleNamespace(logits=logits), labels)
+    whole = loss(Training(beta=1), (1, 1), SimpleNamespace(logits=logits), labels)
     halves = [([0, 1, 4, 5], [0, 1]), ([2, 3, 6, 7], [2, 3])]
     parts = [
         loss(
             Training(beta=1, gradient_accumulation=2),
+            (1, 1),
             SimpleNamespace(logits=logits[rows]),
             {"tokens": labels["tokens"][rows], "reference": labels["reference"][pairs]},
         )

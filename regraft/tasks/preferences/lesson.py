@@ -1,4 +1,5 @@
-"""What a model learns of pairs: to find the chosen answer more probable than the rejected one, against its base model.
+"""What a model learns of pairs: to find the chosen answer more probable than the rejected one, against its base model;
+and of answers that are not in pairs, see `unpaired`.
 
 DPO is that of Rafailov et al. (NeurIPS 2023), IPO that of Azar et al. (AISTATS 2024), both over the sums of
 tokens, as in the papers. What the base model says of each pair is asked once, before training.
@@ -11,11 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from regraft.causal import Causal, assistant, learning, prompts
 from regraft.causal.conversations import called, roles
 from regraft.exchange import Lesson, Mask
+from regraft.tasks.preferences import unpaired
 from regraft.tasks.preferences.model import Pair, encoded, likelihoods
 from regraft.tasks.preferences.recipe import Recipe, Training
 
@@ -23,6 +25,23 @@ CHOSEN_BY = "agreement"
 
 Reference = Sequence[tuple[float, float]]
 """Of each pair the log-likelihoods of both answers under the base model."""
+
+
+class Sides(NamedTuple):
+    """What is learned of rows: of each two answers, of which the first was `liked`, or not.
+
+    Of rows of one answer the second is one to another prompt.
+    """
+
+    pairs: list[Pair]
+    liked: list[bool]
+
+
+def _sides(recipe: Recipe, tokenizer: Any, rows: Any) -> Sides:
+    told, room = recipe.system, assistant.space(recipe)
+    if recipe.training.loss == "kto":
+        return Sides(unpaired.encoded(tokenizer, told, rows, **room), unpaired.liked(rows))
+    return Sides(encoded(tokenizer, told, rows, **room), [True] * rows.num_rows)
 
 
 def lesson(recipe: Recipe, tokenizer: Any, rows: Any, dev: Any) -> Lesson:
@@ -34,29 +53,29 @@ def lesson(recipe: Recipe, tokenizer: Any, rows: Any, dev: Any) -> Lesson:
     Raises:
         BadInput: an answer may be as long as all, or too many rows have nothing to train on.
     """
-    room = assistant.space(recipe)
-    train, judged = (encoded(tokenizer, recipe.system, table, **room) for table in (rows, dev))
+    train, judged = (_sides(recipe, tokenizer, table) for table in (rows, dev))
 
     def knowing(model: Any) -> Lesson:
+        room = assistant.space(recipe)
         base = Causal(model.eval(), tokenizer, room["max_length"], room["max_tokens"], adapted=False)
-        known, of_dev = (_reference(base, pairs) for pairs in (train, judged))
+        known, of_dev = (_reference(base, sides.pairs) for sides in (train, judged))
         return replace(
             made,
             train=lambda order: Pairs(train, known, order),
-            dev=Pairs(judged, of_dev, range(len(judged))),
+            dev=Pairs(judged, of_dev, range(len(judged.pairs))),
             knowing=None,
         )
 
     made = Lesson(
-        lengths=[max(len(side.ids) for side in pair) for pair in train],
+        lengths=[max(len(side.ids) for side in pair) for pair in train.pairs],
         train=lambda order: Pairs(train, (), order),
-        dev=Pairs(judged, (), range(len(judged))),
+        dev=Pairs(judged, (), range(len(judged.pairs))),
         collator=partial(collated, tokenizer.pad_token_id),
         score=partial(scored, recipe.training),
-        loss=partial(loss, recipe.training),
-        reduced=reduced,
+        loss=partial(loss, recipe.training, unpaired.weights(train.liked)),
+        reduced=partial(reduced, recipe.training),
         dev_batch=learning.BATCH // 2,
-        files={"trained_on.txt": _proven(tokenizer, train, rows)},
+        files={"trained_on.txt": _proven(recipe, tokenizer, rows)},
         knowing=knowing,
     )
     return made
@@ -67,33 +86,40 @@ def _reference(base: Causal, pairs: list[Pair]) -> Reference:
 
 
 def mask(recipe: Recipe, tokenizer: Any, rows: Any) -> Mask:
-    """What of rows is trained on, the chosen and the rejected answer of each in turn. Raises BadInput as `lesson`, and
-    where the tokenizer has no chat template."""
+    """What of rows is trained on, the chosen and the rejected answer of each in turn, where there are both. Raises
+    BadInput as `lesson`, and where the tokenizer has no chat template."""
+    import pyarrow.compute as pc
+
     assistant.templated(recipe, tokenizer)
+    answers = pc.if_else(pc.equal(rows["chosen"], ""), rows["rejected"], rows["chosen"])
+    return replace(_looked(recipe, tokenizer, rows, Pair._fields), turns=roles(rows["text"], answers))
+
+
+def _looked(recipe: Recipe, tokenizer: Any, rows: Any, sides: Sequence[str]) -> Mask:
+    """What of the answers of some sides is trained on."""
+    answers = list(zip(*(rows[side].to_pylist() for side in sides), strict=True))
     pairs = encoded(tokenizer, recipe.system, rows, **assistant.space(recipe))
-    right = zip(*(_right(rows, name) for name in Pair._fields), strict=True)
-    sides, taught = ([side for both in of for side in both] for of in (pairs, right))
-    return replace(prompts.mask(tokenizer, sides, taught), turns=roles(rows["text"], rows["chosen"]))
+    there = [
+        (getattr(pair, side), json.loads(answer))
+        for pair, of_row in zip(pairs, answers, strict=True)
+        for side, answer in zip(sides, of_row, strict=True)
+        if answer
+    ]
+    right = [[[turn["content"], *called(turn)]] for _, turn in there]
+    return prompts.mask(tokenizer, [row for row, _ in there], right)
 
 
-def _right(rows: Any, name: str) -> list[list[list[str]]]:
-    return [[[turn["content"], *called(turn)]] for turn in map(json.loads, rows[name].to_pylist())]
-
-
-def _proven(tokenizer: Any, pairs: list[Pair], rows: Any) -> str:
+def _proven(recipe: Recipe, tokenizer: Any, rows: Any) -> str:
     """What `prompts.proven` says of chosen and of rejected answers."""
-    said = []
-    for place, name in enumerate(Pair._fields):
-        looked = prompts.mask(tokenizer, [pair[place] for pair in pairs], _right(rows, name))
-        said.append(f"{name.capitalize()} answers\n\n{prompts.proven(looked)}")
-    return "\n\n".join(said)
+    looked = {side: _looked(recipe, tokenizer, rows, [side]) for side in Pair._fields}
+    return "\n\n".join(f"{side.capitalize()} answers\n\n{prompts.proven(of)}" for side, of in looked.items())
 
 
 class Pairs:
     """Pairs in a given order: a dataset for torch. Items have a batch's keys: the trainer lets no others through."""
 
-    def __init__(self, pairs: Sequence[Pair], reference: Reference, order: Sequence[int]) -> None:
-        self._pairs = pairs
+    def __init__(self, sides: Sides, reference: Reference, order: Sequence[int]) -> None:
+        self._pairs, self._liked = sides
         self._reference = reference
         self._order = order
 
@@ -104,14 +130,18 @@ class Pairs:
         number = self._order[position]
         rows = learning.Rows(self._pairs[number], range(2))
         both = {key: (rows[0][key], rows[1][key]) for key in ("input_ids", "labels")}
-        return {**both, "labels": {"tokens": both["labels"], "reference": self._reference[number]}}
+        return {
+            **both,
+            "labels": {"tokens": both["labels"], "reference": self._reference[number], "liked": self._liked[number]},
+        }
 
 
 def collated(pad: int, batch: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A batch of pairs: all chosen answers, then all rejected ones, as `learning.collated` has rows.
+    """A batch of pairs: the first answers of all, then the second ones, as `learning.collated` has rows.
 
     Returns:
-        its parts; `labels` are `tokens`, those of answers, shape (2 pairs, kept), and `reference`, shape (pairs, 2).
+        its parts; `labels` are `tokens`, those of answers, shape (2 pairs, kept), `reference`, shape (pairs, 2), and
+        `liked`, shape (pairs,).
     """
     import torch
 
@@ -122,7 +152,8 @@ def collated(pad: int, batch: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     ]
     made = learning.collated(pad, rows)
     reference = torch.tensor([pair["labels"]["reference"] for pair in batch], dtype=torch.float32)
-    return {**made, "labels": {"tokens": made["labels"], "reference": reference}}
+    liked = torch.tensor([pair["labels"]["liked"] for pair in batch])
+    return {**made, "labels": {"tokens": made["labels"], "reference": reference, "liked": liked}}
 
 
 def rewards(found: Any, labels: Mapping[str, Any]) -> Any:
@@ -135,25 +166,40 @@ def rewards(found: Any, labels: Mapping[str, Any]) -> Any:
     return found.unflatten(0, (2, -1)).T - labels["reference"]
 
 
-def loss(training: Training, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-    """The mean over pairs of a batch, as its share of an optimiser's step."""
+def loss(
+    training: Training, weigh: tuple[float, float], outputs: Any, labels: Any, num_items_in_batch: Any = None
+) -> Any:
+    """The mean over pairs of a batch, as its share of an optimiser's step.
+
+    Args:
+        weigh: what liked and disliked answers count, where each comes by itself.
+    """
     import torch
 
     reward = rewards(learning.likelihoods(outputs.logits, labels["tokens"])[:, 0], labels)
     margin = reward[:, 0] - reward[:, 1]
-    if training.loss == "dpo":
+    if training.loss == "kto":
+        each = unpaired.loss(training, weigh, reward, labels["liked"])
+    elif training.loss == "dpo":
         each = -torch.nn.functional.logsigmoid(training.beta * margin)
     else:
         each = (margin - 1 / (2 * training.beta)) ** 2
     return each.mean() / training.gradient_accumulation
 
 
-def reduced(logits: Any, labels: Any) -> Any:
-    """Of each pair both rewards, the chosen answer's log-likelihood, and its tokens; shape (pairs, 4)."""
+def reduced(training: Training, logits: Any, labels: Any) -> Any:
+    """Of each pair both rewards, the chosen answer's log-likelihood, and its tokens; shape (pairs, 4).
+
+    An answer that is not in a pair is the chosen or the rejected one: what is not there has none of them.
+    """
     import torch
 
     found = learning.likelihoods(logits, labels["tokens"])
-    return torch.cat([rewards(found[:, 0], labels), found[: len(found) // 2]], dim=1)
+    reward, chosen = rewards(found[:, 0], labels), found[: len(found) // 2]
+    if training.loss == "kto":
+        liked = labels["liked"][:, None]
+        reward, chosen = reward[:, :1] * torch.cat([liked, ~liked], dim=1), chosen * liked
+    return torch.cat([reward, chosen], dim=1)
 
 
 def scored(training: Training, prediction: Any) -> dict[str, float]:
@@ -175,8 +221,13 @@ def scored(training: Training, prediction: Any) -> dict[str, float]:
 
 def card(recipe: Recipe) -> str:
     """A section of the model card: what it learned, and how it is asked."""
-    how = {"dpo": "DPO (Rafailov et al., 2023)", "ipo": "IPO (Azar et al., 2024)"}[recipe.training.loss]
+    pairs = "Which of two answers people prefer"
+    what, how = {
+        "dpo": (pairs, "DPO (Rafailov et al., 2023)"),
+        "ipo": (pairs, "IPO (Azar et al., 2024)"),
+        "kto": ("Which answers people like", "KTO (Ethayarajh et al., 2024)"),
+    }[recipe.training.loss]
     return (
-        f"## What it learned\n\nWhich of two answers people prefer, by {how} with beta {recipe.training.beta:g} "
+        f"## What it learned\n\n{what}, by {how} with beta {recipe.training.beta:g} "
         f"against its base model.\n\n{assistant.card(recipe)}"
     )

@@ -44,7 +44,8 @@ def right(answers: Any) -> Any:
 
 
 def tally(recipe: Recipe, rows: Any, answers: Any) -> Tally:
-    """Of each row whether the chosen answer has the greater reward; its log-likelihood and tokens; one."""
+    """Of each row whether the chosen answer has the greater reward (one that is not there has none); its log-likelihood
+    and tokens; one."""
     import numpy as np
 
     chosen = _likelihood(answers, "chosen")
@@ -92,12 +93,12 @@ def facts(answers: Any) -> dict[str, float | None]:
     if not answers.num_rows:
         return {}
     one, other = (answers[f"{name}_tokens"].to_numpy() for name in ("chosen", "rejected"))
-    shorter = one < other
+    shorter = (one > 0) & (one < other)
     return {
         "reward_margin": _rounded(np.mean(margins(answers))),
         "divergence_per_token": _rounded(rewards(answers)[0].sum() / max(one.sum(), 1)),
-        "chosen_tokens": _rounded(one.mean()),
-        "rejected_tokens": _rounded(other.mean()),
+        "chosen_tokens": _rounded(one.sum() / max((one > 0).sum(), 1)),
+        "rejected_tokens": _rounded(other.sum() / max((other > 0).sum(), 1)),
         "accuracy_where_chosen_is_shorter": _rounded(right(answers)[shorter].mean() / 2) if shorter.any() else None,
     }
 

@@ -1,17 +1,14 @@
-"""A conversation and two answers in, how probable a model and its base find each out."""
+"""A conversation and two answers in, or one, how probable a model and its base find each out."""
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from regraft.causal import Causal, answering, prompts
-from regraft.causal.assistant import logged as logged_assistant
-from regraft.causal.assistant import uncut
+from regraft.causal import Causal, answering, assistant, prompts
 from regraft.causal.prompts import Encoded
-
-logged = functools.partial(logged_assistant, answer="chosen")
+from regraft.tasks.preferences.recipe import Recipe
 
 
 class Pair(NamedTuple):
@@ -22,14 +19,21 @@ class Pair(NamedTuple):
 
 
 def encoded(tokenizer: Any, system: str | None, rows: Any, *, max_length: int, max_tokens: int) -> list[Pair]:
-    """The pairs of frozen rows."""
-    room = {"max_length": max_length, "max_tokens": max_tokens}
+    """The pairs of frozen rows; an answer that is not there has no tokens."""
 
-    def side(text: str, answer: str) -> Encoded:
-        return prompts.cut(_last(uncut(tokenizer, system, (text, answer), **room)), max_length)
+    def of(text: str, answer: str) -> Encoded:
+        return side(tokenizer, system, text, answer, max_length=max_length, max_tokens=max_tokens)
 
     columns = (rows[name].to_pylist() for name in ("text", "chosen", "rejected"))
-    return [Pair(side(text, one), side(text, other)) for text, one, other in zip(*columns, strict=True)]
+    return [Pair(of(text, one), of(text, other)) for text, one, other in zip(*columns, strict=True)]
+
+
+def side(tokenizer: Any, system: str | None, text: str, answer: str, *, max_length: int, max_tokens: int) -> Encoded:
+    """A frozen conversation with an answer, whose tokens alone count; nothing of an answer that is not there."""
+    if not answer:
+        return Encoded([], [])
+    row = assistant.uncut(tokenizer, system, (text, answer), max_length=max_length, max_tokens=max_tokens)
+    return prompts.cut(_last(row), max_length)
 
 
 def _last(row: Encoded) -> Encoded:
@@ -62,3 +66,11 @@ def answers(model: Causal, rows: Any) -> Any:
         table[f"base_{name}"] = pa.array([each[place][0] for each in theirs], pa.float64())
         table[f"{name}_tokens"] = pa.array([each[place][1] for each in ours], pa.int64())
     return pa.table(table)
+
+
+def logged(recipe: Recipe, model: Causal, rows: Any) -> tuple[Callable[..., Any], Callable[[str], str | None]]:
+    """What logs the model in MLflow, and the proof of what was logged; see `assistant.logged`."""
+    import pyarrow.compute as pc
+
+    answer = pc.if_else(pc.equal(rows["chosen"], ""), rows["rejected"], rows["chosen"])
+    return assistant.logged(recipe, model, rows.append_column("answer", answer))

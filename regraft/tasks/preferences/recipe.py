@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from regraft import causal, parts
 from regraft.fields import Share, Text
@@ -15,10 +15,21 @@ MetricName = Literal["accuracy", "likelihood"]
 class Columns(parts.Columns):
     prompt: Text
     """Column that holds what was asked: a text, or messages as chat's."""
-    chosen: Text
+    chosen: Text | None = None
     """Column that holds the answer that people prefer: a text, or messages of which it is the last."""
-    rejected: Text
+    rejected: Text | None = None
     """Column that holds the other answer."""
+    answer: Text | None = None
+    """Column that holds an answer; with `liked`, for answers that are not in pairs (training.loss: kto)."""
+    liked: Text | None = None
+    """Column that says whether people liked it: true or false, or 1 or 0."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Columns:
+        named = {key for key in ("chosen", "rejected", "answer", "liked") if getattr(self, key)}
+        if named not in ({"chosen", "rejected"}, {"answer", "liked"}):
+            raise ValueError("columns name either chosen and rejected, or answer and liked, and not both forms")
+        return self
 
 
 class Data(parts.Data):
@@ -26,9 +37,9 @@ class Data(parts.Data):
 
 
 class Training(causal.Training):
-    loss: Literal["dpo", "ipo"] = "dpo"
+    loss: Literal["dpo", "ipo", "kto"] = "dpo"
     """dpo makes chosen answers ever more probable than rejected ones; ipo up to a distance, 1 / (2 beta), for pairs of
-    which nobody doubts which is better."""
+    which nobody doubts which is better; kto learns from answers that were liked or disliked, each by itself."""
     beta: Annotated[float, Field(gt=0, le=100)] = 0.1
     """How dear it is to leave the base model: the larger, the nearer to it the model stays."""
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-4
@@ -37,8 +48,9 @@ class Training(causal.Training):
 class Gates(parts.Gates):
     metric: MetricName = "accuracy"
     """The metric challenger and champion are compared by: `accuracy`, the share of pairs whose chosen answer gained
-    more probability against the base model than the rejected one, half of it where both gained the same; or
-    `likelihood`, the geometric mean of the probability of a token of chosen answers (1 / perplexity)."""
+    more probability against the base model than the rejected one, half of it where both gained the same (of answers
+    that are not in pairs, the share that gained some where they were liked, and lost some where not); or `likelihood`,
+    the geometric mean of the probability of a token of chosen answers (1 / perplexity)."""
     floors: dict[MetricName, Share] = {}  # noqa: RUF012 - pydantic copies it
     likelihood_loss: Share | None = 0.1
     """Largest share of the likelihood of a token of chosen answers that may be lost, against the base model and against
@@ -50,3 +62,12 @@ class Recipe(causal.Assistant):
     data: Data
     training: Training = Training()
     gates: Gates = Gates()
+
+    @model_validator(mode="after")
+    def _loss_of_its_rows(self) -> Recipe:
+        if (self.training.loss == "kto") != (self.data.columns.liked is not None):
+            raise ValueError(
+                "training.loss kto is for data.columns {prompt, answer, liked}, and dpo and ipo for {prompt, chosen, "
+                "rejected}"
+            )
+        return self

@@ -22,7 +22,8 @@ def _asked(contest: Contest) -> dict[str, Any]:
 def figures(recipe: Recipe, contest: Contest) -> Iterator[tuple[str, Any]]:
     """Names and matplotlib figures of a contest that has rows."""
     yield "margins", _margins(contest)
-    yield "lengths", _lengths(contest)
+    if recipe.data.columns.liked is None:
+        yield "lengths", _lengths(contest)
 
 
 def _margins(contest: Contest) -> Any:
@@ -70,7 +71,7 @@ def examples(recipe: Recipe, contest: Contest) -> list[Examples]:
 
 
 def _said(contest: Contest, side: str) -> list[str]:
-    return [content(answer) for answer in contest.rows[side].to_pylist()]
+    return [content(answer) if answer else "" for answer in contest.rows[side].to_pylist()]
 
 
 def predictions(recipe: Recipe, contest: Contest) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The rows of preferences: a conversation, the answer to it that people prefer, and another, all as JSON."""
+"""The rows of preferences: a conversation, the answer to it that people prefer, and another, all as JSON.
+
+An answer that people liked or disliked by itself is the chosen or the rejected one; the other is empty.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +16,31 @@ from regraft.exchange import Check, Read, Seen
 from regraft.rows import Rows
 from regraft.tasks.preferences.recipe import Data
 
-NO_CHOSEN, NO_REJECTED, SAME = OWN = ("no chosen answer", "no rejected answer", "both answers are the same")
+NO_CHOSEN, NO_REJECTED, SAME, NO_ANSWER, NO_WORD = OWN = (
+    "no chosen answer",
+    "no rejected answer",
+    "both answers are the same",
+    "no answer",
+    "neither liked nor disliked",
+)
 REASONS = (*OWN, *(reason for reason in conversations.REASONS if reason != conversations.NONE))
 
 ROWS = Rows(
-    read={"prompt": "value", "chosen": "value", "rejected": "value"},
+    read=dict.fromkeys(("prompt", "chosen", "rejected", "answer", "liked"), "value"),
     target=("chosen", "rejected"),
     reasons=REASONS,
     missing={NO_CHOSEN: "a chosen answer", NO_REJECTED: "a rejected answer"},
 )
 
+LIKED = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+"""Words for a thumb up and for one down, letters' case aside."""
+BY_LIKING = ("liked", "disliked")
 BY_LENGTH = ("chosen twice as long", "chosen longer", "both as long", "rejected longer", "rejected twice as long")
 """How pairs are counted: who prefers long answers mostly teaches length."""
 
 
 class Pair(NamedTuple):
-    """A row as it is read; the answers only where there is no problem."""
+    """A row as it is read; the answers only where there is no problem, and empty where there is but one."""
 
     text: str | None
     chosen: str | None = None
@@ -42,13 +54,14 @@ def rows(table: Any, data: Data) -> Read:
     """What the rows of a source are.
 
     Args:
-        table: string arrays by key of `data.columns`: prompt, chosen, rejected; lists as JSON.
+        table: string arrays by key of `data.columns`: prompt; chosen, rejected, or answer, liked; lists as JSON.
     """
     import numpy as np
     import pyarrow as pa
 
-    sides = (table[key].to_pylist() for key in ROWS.read)
-    found = [_pair(*values) for values in zip(*sides, strict=True)]
+    read, keys = (_single, ("answer", "liked")) if data.columns.liked else (_pair, ("chosen", "rejected"))
+    sides = (table[key].to_pylist() for key in ("prompt", *keys))
+    found = [read(*values) for values in zip(*sides, strict=True)]
     problems = np.array([row.problem or "" for row in found], dtype=object)
     return Read(
         text=pa.array([row.text for row in found], pa.string()),
@@ -61,24 +74,46 @@ def rows(table: Any, data: Data) -> Read:
 
 
 def _pair(prompt: str | None, chosen: str | None, rejected: str | None) -> Pair:
-    """A row; what is wrong with it, where something is. Of one without a prompt all tasks say the same."""
+    """A row of two answers; what is wrong with it, where something is."""
     asked, sides = _turns(prompt, "user"), []
-    if not asked:
-        return Pair(None)
     for value, none in ((chosen, NO_CHOSEN), (rejected, NO_REJECTED)):
-        if not (turns := _turns(value, "assistant")):
-            return Pair(prompt, problem=none)
-        *before, last = turns
-        if before not in ([], asked):
-            return Pair(prompt, problem=DAMAGED)
-        side = judged([*asked, last], str(prompt))
-        if side.problem:
-            return Pair(prompt, problem=side.problem, role=side.role)
+        side = _side(prompt, asked, value, none)
+        if side.problem or not asked:
+            return Pair(side.text, problem=side.problem, role=side.role)
         sides.append(side)
     one, other = sides
     answers = (str(one.answer), str(other.answer))
     same = len({" ".join(content(answer).split()) for answer in answers}) == 1
     return Pair(one.text, *answers, problem=SAME if same else None, said=one.said)
+
+
+def _single(prompt: str | None, answer: str | None, liked: str | None) -> Pair:
+    """A row of one answer; what is wrong with it, where something is."""
+    asked = _turns(prompt, "user")
+    side, is_liked = _side(prompt, asked, answer, NO_ANSWER), LIKED.get((liked or "").strip(' "').lower())
+    if side.problem or not asked or is_liked is None:
+        return Pair(side.text, problem=side.problem or (NO_WORD if asked else None), role=side.role)
+    answer = str(side.answer)
+    chosen, rejected = (answer, "") if is_liked else ("", answer)
+    return Pair(side.text, chosen, rejected, said=side.said)
+
+
+def _side(prompt: str | None, asked: list[dict[str, Any]], value: str | None, none: str) -> conversations.Row:
+    """A conversation with one answer. Of a row without a prompt all tasks say the same.
+
+    Args:
+        asked: the turns of its prompt.
+        none: what is wrong where there is no answer.
+    """
+    if not asked:
+        return conversations.Row(None, None)
+    if not (turns := _turns(value, "assistant")):
+        return conversations.Row(prompt, None, none)
+    *before, last = turns
+    if before not in ([], asked):
+        return conversations.Row(prompt, None, DAMAGED)
+    side = judged([*asked, last], str(prompt))
+    return side._replace(text=prompt) if side.problem else side
 
 
 def _turns(value: str | None, role: str) -> list[dict[str, Any]]:
@@ -96,11 +131,15 @@ def _turns(value: str | None, role: str) -> list[dict[str, Any]]:
 
 
 def _shown(chosen: str | None, rejected: str | None) -> str | None:
-    return None if chosen is None or rejected is None else f"{content(chosen)} - rather than: {content(rejected)}"
+    if chosen is None or rejected is None:
+        return None
+    if chosen and rejected:
+        return f"{content(chosen)} - rather than: {content(rejected)}"
+    return f"liked: {content(chosen)}" if chosen else f"disliked: {content(rejected)}"
 
 
 def shown(target: Any, data: Data) -> Any:
-    """Both answers."""
+    """Both answers, or the one that there is and what people said of it."""
     import pyarrow as pa
 
     pairs = zip(target["chosen"].to_pylist(), target["rejected"].to_pylist(), strict=True)
@@ -118,9 +157,12 @@ def named(data: Data, values: Sequence[str]) -> str:
 
 
 def counts(target: Any, data: Data) -> dict[str, int]:
-    """Rows by which of their answers is longer, in words."""
+    """Rows by which of their answers is longer, in words; or by whether their one answer was liked."""
     import numpy as np
 
+    if data.columns.liked:
+        likes = sum(map(bool, target["chosen"].to_pylist()))
+        return dict(zip(BY_LIKING, (likes, len(target["chosen"]) - likes), strict=True))
     one, other = (
         np.array([len(content(answer).split()) for answer in target[key].to_pylist()], dtype=int) for key in ROWS.target
     )
