@@ -15,11 +15,13 @@ base model, as in training, never merged: without it the same weights are the ba
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -34,6 +36,9 @@ Ratio = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]]
 class Training(parts.Training):
     gradient_checkpointing: bool = False
     """Compute activations again instead of keeping them: a third more time, far less memory."""
+    base_bits: Literal[4] | None = None
+    """Hold the base model in 4 bits while an adapter is trained over it (QLoRA): a quarter of the memory of bf16. Needs
+    a GPU and bitsandbytes. Where the model answers, its base is whole."""
 
 
 class Generation(parts.Part):
@@ -111,12 +116,16 @@ class Causal:
         return nullcontext() if self.adapted else self.model.disable_adapter()
 
 
-def _base(recipe: parts.Recipe, folder: Path, *, dtype: str) -> tuple[Any, Any]:
-    """The base model and its tokenizer. Raises BadInput where it is none that goes on with a text."""
+def _base(recipe: parts.Recipe, folder: Path, *, dtype: str, **own: Any) -> tuple[Any, Any]:
+    """The base model and its tokenizer. Raises BadInput where it is none that goes on with a text.
+
+    Args:
+        own: what is said to transformers beside the type of numbers.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     where = recipe.base_model.source
-    model, loaded, tokenizer = adapters.base(recipe, folder, loader="AutoModelForCausalLM", dtype=dtype)
+    model, loaded, tokenizer = adapters.base(recipe, folder, loader="AutoModelForCausalLM", dtype=dtype, **own)
     config = model.config
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
         raise BadInput(
@@ -167,18 +176,61 @@ def tokenizer(name: str, **options: Any) -> Any:
 def for_training(recipe: Tuned, folder: Path) -> tuple[Any, Any]:
     """The base model with a fresh adapter, seeded by the recipe, and its tokenizer.
 
-    The base is in bf16 where that pays. Embeddings and head stay as they are.
+    The base is in bf16 where that pays, or in 4 bits where the recipe says so. Embeddings and head stay as they are.
+
+    Raises:
+        BadInput: it cannot be loaded, or not in 4 bits here.
     """
     from transformers import set_seed
 
-    set_seed(recipe.training.seed)
-    dtype = "bfloat16" if adapters.bf16_pays(recipe.training) else "float32"
-    model, tokenizer = _base(recipe, folder, dtype=dtype)
+    training = recipe.training
+    own = in_four_bits() if training.base_bits else {}
+    set_seed(training.seed)
+    dtype = "bfloat16" if adapters.bf16_pays(training) else "float32"
+    model, tokenizer = _base(recipe, folder, dtype=dtype, **own)
     model.config.use_cache = False
-    if recipe.training.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    again = {"use_reentrant": False}
+    if training.base_bits:
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, training.gradient_checkpointing, again)  # type: ignore[no-untyped-call]
+    elif training.gradient_checkpointing:
+        model.gradient_checkpointing_enable(again)
         model.enable_input_require_grads()
     return adapters.over(recipe, model, task_type="CAUSAL_LM"), tokenizer
+
+
+def in_four_bits() -> dict[str, Any]:
+    """What is said to transformers for a base model in 4 bits, as Dettmers et al. (NeurIPS 2023) have it.
+
+    Raises:
+        BadInput: this machine lacks what computes with it.
+    """
+    import torch
+
+    lacks = ["the package bitsandbytes"] * (find_spec("bitsandbytes") is None)
+    lacks += ["a GPU that torch finds"] * (not torch.cuda.is_available())
+    if lacks:
+        raise BadInput(
+            f"a base model in 4 bits needs what is not here: {' and '.join(lacks)}",
+            where="training.base_bits",
+            next="pip install 'regraft[qlora]' where finetune runs, with resources: {finetune: {gpu: 1}} in the recipe,"
+            " or leave base_bits out",
+        )
+    return {"quantization_config": four_bits(), "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
+
+
+def four_bits() -> Any:
+    """NF4 with the scales quantised too, computing in bf16."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def load(recipe: Recipe, model: Path, folder: Path, *, told: str | None) -> Causal:
