@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import bisect
 import json
-from collections.abc import Callable, Iterable, Sequence
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from regraft.errors import BadInput
 
 FIRST = (TOOLS, "system")
 """Roles of what comes before the user's first word."""
-EXAMPLE = [{"messages": [{"role": "user", "content": "My parcel has not come. What can I do?"}]}]
+EXAMPLE = {"messages": [{"role": "user", "content": "My parcel has not come. What can I do?"}]}
 """How MLflow's model is asked."""
 
 
@@ -145,6 +148,38 @@ def said(model: Causal, inputs: list[dict[str, Any]]) -> list[str]:
     return [answer.text for answer in answering.generated(model, asks(model, map(turns, inputs)))]
 
 
+def completions(model: Causal, requests: Sequence[Mapping[str, Any]], *, name: str) -> list[dict[str, Any]]:
+    """What a model answers to requests, in OpenAI's form of chat completions.
+
+    It answers greedily, whatever a request says of sampling; the least `max_tokens` of all may shorten answers.
+
+    Args:
+        name: what the model is called.
+    """
+    asked = asks(model, map(turns, requests))
+    most = min(int(request.get("max_tokens") or model.max_tokens) for request in requests)
+    answers = answering.generated(replace(model, max_tokens=max(min(most, model.max_tokens), 1)), asked)
+    out = []
+    for prompt, answer in zip(asked, answers, strict=True):
+        text, tokens, finished = answer
+        message = {"role": "assistant", "content": text}
+        out.append(
+            {
+                "id": f"chatcmpl-{uuid.uuid4().hex}",
+                "object": "chat.completion",
+                "created": int(time.time()),
+                "model": name,
+                "choices": [{"index": 0, "message": message, "finish_reason": "stop" if finished else "length"}],
+                "usage": {
+                    "prompt_tokens": len(prompt),
+                    "completion_tokens": tokens,
+                    "total_tokens": len(prompt) + tokens,
+                },
+            }
+        )
+    return out
+
+
 def logged(recipe: Assistant, model: Causal, rows: Any) -> tuple[Callable[..., Any], Callable[[str], str | None]]:
     """What logs the model in MLflow, and the proof of what was logged; see `regraft.causal.package`.
 
@@ -157,4 +192,4 @@ def logged(recipe: Assistant, model: Causal, rows: Any) -> tuple[Callable[..., A
         return [taught(of.tokenizer, of.told, pair, **of.room) for pair in pairs]
 
     inputs = [opened(json.loads(text)) for text, _ in pairs]
-    return package.logged(recipe, model, said=said, inputs=inputs, right=right, example=EXAMPLE)
+    return package.logged(recipe, model, said=said, inputs=inputs, right=right, example=EXAMPLE, chat=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import re
 import tempfile
@@ -28,6 +29,7 @@ def logged(
     inputs: list[Any],
     right: Callable[[Causal], list[Encoded]],
     example: Any,
+    chat: bool = False,
 ) -> tuple[Callable[..., Any], Callable[[str], str | None]]:
     """What logs a model in MLflow, and the proof of what was logged.
 
@@ -40,6 +42,7 @@ def logged(
         inputs: some, by whose answers a model that was loaded back is compared.
         right: what a model is shown, whose probability is compared too; none where the answers are such.
         example: an input that nobody sent us, to show how it is asked: whoever may read MLflow reads it.
+        chat: whether it is asked and answers in OpenAI's form, MLflow's llm/v1/chat; the example proves that form.
     """
     import mlflow
 
@@ -48,6 +51,7 @@ def logged(
     declared, its = recipe.base_model, model.model.get_base_model()
     by_place = bool(declared.revision) or base_model.at_hand(recipe) is not None
     settings = {
+        "name": recipe.name,
         "answers": [said.__module__, said.__name__],
         "told": model.told,
         "base_model": its.config.name_or_path if by_place else None,
@@ -62,20 +66,27 @@ def logged(
             model.tokenizer.save_pretrained(f"{folder}/tokenizer")
             return mlflow.pyfunc.log_model(
                 name=name,
-                python_model=str(Path(__file__).with_name("mlflow_model.py")),
+                python_model=str(Path(__file__).with_name("mlflow_chat.py" if chat else "mlflow_model.py")),
                 artifacts={"model": folder} | ({} if by_place else {"base": its.config.name_or_path}),
                 code_paths=[str(Path(regraft.__file__).parent)],
                 model_config=settings,
                 input_example=example,
                 pip_requirements=[*pip_requirements, *_own_requirements()],
                 tags=tags,
+                **(_chat_form() if chat else {}),
             )
 
     expected, probable = said(model, inputs), _of_a_token(model, right)
+    alone = said(model, [example]) if chat else []
 
     def proof(uri: str) -> str | None:
         loaded = mlflow.pyfunc.load_model(uri)
-        answers, again = loaded.predict(inputs), _of_a_token(loaded.unwrap_python_model().model, right)
+        program = loaded.unwrap_python_model()
+        answers = program.said(program.model, inputs) if chat else loaded.predict(inputs)
+        again = _of_a_token(program.model, right)
+        for text in alone:
+            if (form := loaded.predict(example)["choices"][0]["message"]["content"]) != text:
+                return f"answers {form!r} in OpenAI's form instead of {text!r}"
         for one, other in zip(answers, expected, strict=True):
             if one != other:
                 return f"answers {one!r} instead of {other!r}"
@@ -85,6 +96,27 @@ def logged(
         return None
 
     return log, proof
+
+
+def _chat_form() -> dict[str, Any]:
+    """What tells MLflow, and who asks it, that a model is asked and answers as OpenAI's chat completions."""
+    from mlflow.models import ModelSignature
+    from mlflow.types.llm import CHAT_MODEL_INPUT_SCHEMA, CHAT_MODEL_OUTPUT_SCHEMA
+
+    signature = ModelSignature(inputs=CHAT_MODEL_INPUT_SCHEMA, outputs=CHAT_MODEL_OUTPUT_SCHEMA)
+    return {"signature": signature, "metadata": {"task": "llm/v1/chat"}}
+
+
+def of_mlflow(context: Any) -> tuple[Causal, Callable[[Causal, list[Any]], list[Any]]]:
+    """A model that MLflow kept, and what it answers to inputs, see `logged`.
+
+    Args:
+        context: what MLflow gives its programs.
+    """
+    base, settings = context.artifacts.get("base"), context.model_config
+    module, name = settings["answers"]
+    model = opened(Path(context.artifacts["model"]), settings, base=Path(base) if base else None)
+    return model, getattr(importlib.import_module(module), name)
 
 
 def _of_a_token(model: Causal, right: Callable[[Causal], list[Encoded]]) -> list[float]:

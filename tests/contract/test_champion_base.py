@@ -93,7 +93,8 @@ def test_mlflow_keeps_the_base_whole_and_says_whose_it_is(promoted: Pair, monkey
     mlflow.set_tracking_uri(server)
     asked = [{"messages": row["messages"][:1]} for row in rows(8, seed=5)]
     right = [row["messages"][1]["content"] for row in rows(8, seed=5, wrong=1)]
-    assert mlflow.pyfunc.load_model(source).predict(asked) == right
+    answers = mlflow.pyfunc.load_model(source).predict(asked)
+    assert [answer["choices"][0]["message"]["content"] for answer in answers] == right
 
 
 def test_a_new_champion_below_makes_a_new_model_and_an_old_one_is_judged_on_its_own_base(both: Pair) -> None:

@@ -168,6 +168,7 @@ def test_what_mlflow_loads_back_says_the_same_and_finds_it_as_probable(
     with mlflow.start_run():
         uri = log(name="tiny", pip_requirements=["mlflow"], tags={}).model_uri
     assert proof(uri) is None
+    assert mlflow.models.get_model_info(uri).metadata == {"task": "llm/v1/chat"}
     with torch.no_grad():
         adapted.get_base_model().model.norm.weight.mul_(20)  # its words stay, it is only surer of them
     _, surer = assistant.logged(known, model, rows)
