@@ -12,6 +12,8 @@ SHOWN = 20
 EXCERPT = 400
 """Characters of what was asked."""
 REFERENCE = "#1b1f24"
+FAR, LISTED = 3.5, 10
+"""From where on a row lies far from the others, in what would be standard deviations; how many such rows are shown."""
 
 
 def sides(contest: Contest) -> dict[str, Any]:
@@ -102,7 +104,41 @@ def examples(
         return (asked[row][:EXCERPT], right[row], *answers)
 
     columns = ("asked", "reference", *(f"{name} ({by})" for name in said))
-    return ranked(groups, cells, columns, all_rows=other is None)
+    shown = ranked(groups, cells, columns, all_rows=other is None)
+    name = other or "challenger"
+    return [*shown, improbable(sides(contest)[name], lambda row: (asked[row][:EXCERPT], right[row]), by=name)]
+
+
+def improbable(
+    answers: Any,
+    cells: Callable[[int], tuple[str, str]],
+    *,
+    by: str,
+    columns: tuple[str, str] = ("log_likelihood", "reference_tokens"),
+) -> Examples:
+    """Rows whose reference a model that has not learned it finds far less probable than those of others: wrong ones are
+    among them, and what is only rare. It is a list for people to look at; nothing is judged by it.
+
+    Far is a modified z-score (Iglewicz and Hoaglin, 1993) of the mean log-probability of a token below -3.5.
+
+    Args:
+        answers: of the model, a table with the columns.
+        cells: what a row asks, and its reference.
+        by: what the model is called.
+        columns: of a row, the log-likelihood of its reference, and the tokens of that.
+    """
+    import numpy as np
+
+    total, tokens = (answers[name].to_numpy() for name in columns)
+    counted = (tokens > 0) & np.isfinite(total)
+    each = np.where(counted, total / np.maximum(tokens, 1), 0.0)
+    below = np.median(each[counted]) - each if counted.any() else np.zeros(len(each))
+    spread = np.median(np.abs(below[counted])) / 0.6745 if counted.any() else 0.0
+    far = np.flatnonzero(counted & (below > FAR * spread)) if spread else np.array([], dtype=int)
+    worst = far[np.argsort(-below[far], kind="stable")]
+    rows: list[tuple[str, ...]] = [(*cells(int(row)), f"{np.exp(each[row]):.2g}") for row in worst[:LISTED]]
+    title = f"To look at, perhaps wrong: references that the {by} finds far less probable than others"
+    return Examples(title=title, count=len(far), columns=("asked", "reference", "probability of a token"), rows=rows)
 
 
 def ranked(

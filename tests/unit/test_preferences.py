@@ -302,10 +302,11 @@ def test_a_report_shows_the_pairs_of_which_a_model_is_surest_wrong_and_right(cha
     contest: Any = SimpleNamespace(
         rows=frozen(4), challenger=answers, champion=answers if champion else None, base=None if champion else answers
     )
-    wrong, right = report.examples(declared(Path("nowhere")), contest)
+    wrong, right, odd = report.examples(declared(Path("nowhere")), contest)
     assert [row[3] for row in wrong.rows] == ["-1.00"]
     assert [row[3] for row in right.rows] == ["+3.00", "+2.00"]
     assert len(right.columns) == len(right.rows[0]) == 4 + champion
+    assert (odd.count, "base model" in odd.title) == (0, True)
     assert right.rows[1][0] == f"user: {world.rows(4)[0]['prompt']}"
     drawn = dict(report.figures(declared(Path("nowhere")), contest))
     assert list(drawn) == ["margins", "lengths"]

@@ -184,7 +184,7 @@ def test_an_answer_that_is_not_there_counts_nothing(base: Path) -> None:
     assert (facts["chosen_tokens"], facts["rejected_tokens"]) == (2.5, 4)
     assert facts["accuracy_where_chosen_is_shorter"] is None
     contest: Any = SimpleNamespace(rows=frozen(3), challenger=answers, champion=None, base=None)
-    wrong, right = report.examples(declared(base), contest)
+    wrong, right, _ = report.examples(declared(base), contest)
     assert [(row[1] == "", row[2] == "", row[3]) for row in right.rows] == [
         (True, False, "+2.00"),
         (False, True, "+1.00"),

@@ -56,7 +56,7 @@ def _lengths(contest: Contest) -> Any:
 
 
 def examples(recipe: Recipe, contest: Contest) -> list[Examples]:
-    """The pairs that the challenger is surest of, wrong and right."""
+    """The pairs that the challenger is surest of, wrong and right; and chosen answers that are perhaps wrong."""
     found = {name: margins(answers) for name, answers in _asked(contest).items()}
     ours = found["challenger"]
     asked = [transcript(text)[: showing.EXCERPT] for text in contest.rows["text"].to_pylist()]
@@ -67,7 +67,12 @@ def examples(recipe: Recipe, contest: Contest) -> list[Examples]:
 
     columns = ("asked", "chosen", "rejected", *(f"{name}'s margin" for name in found))
     groups = {"Wrong, the surest first": -ours, "Right, the surest first": ours}
-    return showing.ranked(groups, cells, columns, all_rows=False)
+    shown = showing.ranked(groups, cells, columns, all_rows=False)
+    of = ("base_chosen", "chosen_tokens")
+    return [
+        *shown,
+        showing.improbable(contest.challenger, lambda row: (asked[row], chosen[row]), by="base model", columns=of),
+    ]
 
 
 def _said(contest: Contest, side: str) -> list[str]:
