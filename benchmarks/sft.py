@@ -32,7 +32,7 @@ from benchmarks import _laptop, _machine, _race
 from benchmarks._race import LIMIT, Turn, turns
 from components.finetune.train import trainer_of
 from regraft import reading, recipe, sources, tasks
-from regraft.causal import Causal, answering, assistant
+from regraft.causal import Causal, answering, asking, assistant
 from regraft.parts import Recipe
 
 AT_ONCE = 2
@@ -98,7 +98,7 @@ def trl(course: Course) -> Iterator[Turn]:
     declared, training = course.declared, course.declared.training
     adapted, tokenizer = tasks.of(declared.task).for_training(declared, course.made("trl-adapter"))
     name, _ = sources.pretrained(declared.base_model.source, declared.base_model.revision, course.made("trl-base"))
-    told = [assistant.conversation(tokenizer, declared.system, messages(pair)) for pair in course.pairs]
+    told = [asking.conversation(tokenizer, declared.system, messages(pair)) for pair in course.pairs]
     dataset = Dataset.from_list([{"prompt": turns[:-1], "completion": turns[-1:]} for turns in told])
     arguments = SFTConfig(
         output_dir=str(course.made("trl")), num_train_epochs=LIMIT, use_cpu=not torch.cuda.is_available(),
@@ -124,7 +124,7 @@ def tutorial(course: Course) -> Iterator[Turn]:
         declared.base_model.source, declared.base_model.revision, course.made("tutorial-base")
     )
     model = AutoModelForCausalLM.from_pretrained(name, dtype="float32", trust_remote_code=False, **options)
-    told = [assistant.conversation(tokenizer, declared.system, messages(pair)) for pair in course.pairs]
+    told = [asking.conversation(tokenizer, declared.system, messages(pair)) for pair in course.pairs]
     texts = [str(tokenizer.apply_chat_template(each, tokenize=False)) for each in told]
     encoded = tokenizer(texts, truncation=True, padding="max_length", max_length=course.length, return_tensors="pt")
     labels = encoded["input_ids"].masked_fill(encoded["attention_mask"] == 0, -100)

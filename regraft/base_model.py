@@ -386,9 +386,3 @@ def _whole(file: Path) -> list[str]:
 def _is_pointer(file: Path) -> bool:
     with file.open("rb") as content:
         return content.read(23) == b"version https://git-lfs"
-
-
-def marks(tokenizer: Any) -> list[str]:
-    """What a tokenizer takes for a mark of its own wherever it stands in a text, also the marks that have no name."""
-    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted({*filter(None, tokenizer.all_special_tokens), *special}, key=lambda mark: (-len(mark), mark))

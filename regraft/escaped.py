@@ -1,4 +1,4 @@
-"""Text of rows and recipes where people read it: what each place takes for more than text, in this one module.
+"""Text of rows and recipes where people read it, or a model: what each place takes for more than text, in this one module.
 
 A label, a slice, the name of a file or an error of a library may hold anything. HTML is left to jinja, as it is made.
 """
@@ -96,3 +96,9 @@ def _as_entities(text: str) -> str:
 
 def _written(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
+
+
+def marks(tokenizer: Any) -> list[str]:
+    """What a tokenizer takes for a mark of its own wherever it stands in a text, also the marks that have no name."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted({*filter(None, tokenizer.all_special_tokens), *special}, key=lambda mark: (-len(mark), mark))

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from components.validate import mask
-from regraft import base_model, bases, locations, pipeline, reading, sources, tasks
+from regraft import base_model, bases, escaped, locations, pipeline, reading, sources, tasks
 from regraft.digests import sha256
 from regraft.errors import BadInput, NotFound, Refused
 from regraft.manifest import Manifest
@@ -111,7 +111,7 @@ def work(context: Work) -> Outcome:
     quarantine = Quarantine(context.out / "quarantine.parquet")
 
     tokenizer = mask.tokenizer(context)
-    marks = base_model.marks(tokenizer) if tokenizer else []
+    marks = escaped.marks(tokenizer) if tokenizer else []
 
     def judged(batch: tuple[Any, float]) -> tuple[Any, Any, rows.Totals, float]:
         table, done = batch

@@ -1,7 +1,8 @@
 """Language models: a base model and an adapter that go on with a text; what the family's tasks share.
 
     conversations.py  how rows hold conversations; assistant.py is how a model takes part in one
-    prompts.py    how a conversation is rendered, and which of its tokens are learned
+    asking.py     how a conversation or a document is rendered, with room for the answer; Triton's program has a copy
+    prompts.py    which tokens of a conversation are learned
     learning.py   what the one training loop needs of that
     answering.py  what a model says, and how probable it finds what is right
     scoring.py    how good answers in words are; showing.py is what a report shows of them

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import json
 import time
 import uuid
@@ -12,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from regraft import causal, escaped
-from regraft.causal import Assistant, Causal, answering, package, prompts
-from regraft.causal.conversations import TOOLS, opened, turns
-from regraft.causal.prompts import Encoded, Message
+from regraft.causal import Assistant, Causal, answering, asking, package, prompts
+from regraft.causal.asking import Message
+from regraft.causal.conversations import opened, turns
+from regraft.causal.prompts import Encoded
 from regraft.errors import BadInput
 
-FIRST = (TOOLS, "system")
-"""Roles of what comes before the user's first word."""
 EXAMPLE = {"messages": [{"role": "user", "content": "My parcel has not come. What can I do?"}]}
 """How MLflow's model is asked."""
 
@@ -62,58 +60,9 @@ def space(recipe: Assistant) -> dict[str, int]:
     return {"max_length": longest, "max_tokens": answer}
 
 
-def conversation(tokenizer: Any, system: str | None, messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as the chat template gets them: with a word of the system, and without the tokenizer's own marks."""
-    first = [turn for turn in messages[:2] if turn["role"] in FIRST]
-    if system is not None and all(turn["role"] != "system" for turn in first):
-        first.append({"role": "system", "content": system})
-    rest = [turn for turn in messages if turn["role"] not in FIRST]
-    return [_plain(tokenizer, turn) for turn in (*first, *rest)]
-
-
-def _plain(tokenizer: Any, turn: Message) -> dict[str, Any]:
-    """A turn without the tokenizer's own marks, in what it says and in what it calls."""
-
-    def of(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {of(key): of(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [of(inner) for inner in value]
-        return prompts.plain(tokenizer, value) if isinstance(value, str) else value
-
-    return {key: of(value) for key, value in turn.items()}
-
-
-def fitting(tokenizer: Any, messages: Sequence[Message], most: int) -> list[Message]:
-    """A conversation that leaves its oldest turns out, whole, where it has more tokens; what comes first stays."""
-    told = [turn for turn in messages[:2] if turn["role"] in FIRST]
-    rest = list(messages[len(told) :])
-
-    def fits(start: int) -> bool:
-        return len(prompts.tokens(tokenizer, prompts.prompt(tokenizer, [*told, *rest[start:]]))) <= most
-
-    # By halves: one after the other would be quadratic, and a conversation may have thousands of turns.
-    starts = [0, *(place for place, turn in enumerate(rest) if place and turn["role"] == "user")]
-    return [*told, *rest[starts[bisect.bisect_left(starts[:-1], True, key=fits)] :]]
-
-
-def asked(tokenizer: Any, system: str | None, messages: Sequence[Message], *, max_length: int, max_tokens: int) -> Any:
-    """The conversation in which the assistant's turn comes next, with room for it."""
-    whole, room = conversation(tokenizer, system, messages), max_length - max_tokens
-    kept = fitting(tokenizer, whole, room)
-    over = len(prompts.tokens(tokenizer, prompts.prompt(tokenizer, kept))) - room
-    if over > 0 and kept[-1]["content"]:  # one turn that is too long by itself is cut at its end
-        length = len(prompts.tokens(tokenizer, kept[-1]["content"], first=False))
-        short = prompts.beginning(tokenizer, kept[-1]["content"], max(length - over - 2, 1))
-        kept = [*kept[:-1], {**kept[-1], "content": short}]
-    return kept
-
-
 def asks(model: Causal, conversations: Iterable[Sequence[Message]]) -> list[list[int]]:
-    """Tokens of conversations, as a model is asked: the last of them where turns that have to stay are too long."""
-    tokenizer, room = model.tokenizer, model.max_length - model.max_tokens
-    kept = (asked(tokenizer, model.told, each, **model.room) for each in conversations)
-    return [prompts.tokens(tokenizer, prompts.prompt(tokenizer, each))[-room:] for each in kept]
+    """Tokens of conversations, as a model is asked."""
+    return [asking.of_conversation(model.tokenizer, model.told, each, **model.room) for each in conversations]
 
 
 def taught(tokenizer: Any, system: str | None, row: tuple[str, str], *, max_length: int, max_tokens: int) -> Encoded:
@@ -127,8 +76,8 @@ def taught(tokenizer: Any, system: str | None, row: tuple[str, str], *, max_leng
 
 def uncut(tokenizer: Any, system: str | None, row: tuple[str, str], *, max_length: int, max_tokens: int) -> Encoded:
     """What `taught` cuts."""
-    kept = asked(tokenizer, system, json.loads(row[0]), max_length=max_length, max_tokens=max_tokens)
-    last = conversation(tokenizer, None, [json.loads(row[1])])
+    kept = asking.asked(tokenizer, system, json.loads(row[0]), max_length=max_length, max_tokens=max_tokens)
+    last = asking.conversation(tokenizer, None, [json.loads(row[1])])
     return prompts.encoded(tokenizer, [*kept, *last])
 
 

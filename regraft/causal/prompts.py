@@ -1,27 +1,17 @@
-"""A conversation as a model sees it, by the tokenizer's chat template where it has one; and what is to be learned of
-it: what the assistant says, and no more.
-"""
+"""What is to be learned of a conversation as a model sees it: what the assistant says, and no more."""
 
 from __future__ import annotations
 
-import functools
 import itertools
-import json
-import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from regraft import base_model
-from regraft.causal.conversations import TOOLS, opened
+from regraft.causal.asking import Message, plain, prompt, tokens
 from regraft.errors import BadInput
 from regraft.exchange import MARKS, UNTAUGHT, Mask
 
-SHOWN, SHOWN_WRONG, ROLES = 3, 80, 8
-"""Rows that are shown; characters of what would be learned instead of an answer; turns of a conversation, by role."""
-
-Message = Mapping[str, Any]
-"""One turn of a conversation: `role` and `content`, as OpenAI's and transformers' formats have them."""
+SHOWN, SHOWN_WRONG = 3, 80
+"""Rows that are shown; characters of what would be learned instead of an answer."""
 
 
 class Encoded(NamedTuple):
@@ -29,21 +19,6 @@ class Encoded(NamedTuple):
 
     ids: list[int]
     trained: list[bool]
-
-
-def plain(tokenizer: Any, text: str) -> str:
-    """A text without the tokenizer's own marks: a row must not end its turn and begin another's."""
-    known, before = _marks(tokenizer), ""
-    while known and text != before:  # what is left around one may be another
-        before, text = text, known.sub(" ", text)
-    return text
-
-
-@functools.lru_cache(maxsize=8)
-def _marks(tokenizer: Any) -> re.Pattern[str] | None:
-    """An expression that is found where one of the tokenizer's own marks is."""
-    found = base_model.marks(tokenizer)
-    return re.compile("|".join(map(re.escape, found))) if found else None
 
 
 def rendered(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
@@ -64,65 +39,6 @@ def rendered(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[tup
     return whole, spans
 
 
-def prompt(tokenizer: Any, messages: Sequence[Message], *, asks: bool = True) -> str:
-    """A conversation as the model sees it.
-
-    Without a chat template the turns follow each other, each of the assistant's ended by the tokenizer's mark.
-
-    Args:
-        messages: of which the first may define tools, see `conversations.TOOLS`.
-        asks: whether the assistant's turn comes next.
-
-    Raises:
-        BadInput: the chat template does not take it, as some take no word of the system, or no tools.
-    """
-    if tokenizer.chat_template:
-        whole = opened(messages)
-        if TOOLS in whole and not re.search(r"\btools\b", str(tokenizer.chat_template)):
-            raise BadInput(
-                "the chat template shows no tools, and the data define some",
-                where="base_model.source",
-                next="write one that does in the recipe, chat_template: |, or leave data.columns.tools out",
-            )
-        turns, tools = [_with_arguments(turn) for turn in whole["messages"]], whole.get(TOOLS)
-        try:
-            return str(tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=asks))
-        except Exception as error:  # a template is a program of somebody else: it may raise anything
-            roles = ", ".join(turn["role"] for turn in turns[:ROLES]) + ", …" * (len(turns) > ROLES)
-            why = " ".join(str(error).split())[:400] or type(error).__name__
-            raise BadInput(
-                f"the chat template does not take a conversation of {roles}: {why}",
-                where="base_model.source",
-                next="write another in the recipe, chat_template: |, or leave such conversations out of the data",
-            ) from error
-    end = {"assistant": tokenizer.eos_token}
-    return "".join(f"{message['content']}{end.get(message['role'], chr(10))}" for message in messages)
-
-
-def _with_arguments(turn: Message) -> Message:
-    """A turn whose calls have their arguments as transformers' templates take them: OpenAI's format has a text there,
-    which a template would write as one, in quotes."""
-    if "tool_calls" not in turn:
-        return turn
-    calls = json.loads(json.dumps(turn["tool_calls"]))
-    for call in calls:
-        function = call.get("function", call) if isinstance(call, dict) else {}
-        if isinstance(function, dict) and isinstance(function.get("arguments"), str):
-            with suppress(ValueError, RecursionError):
-                function["arguments"] = json.loads(function["arguments"])
-    return {**turn, "tool_calls": calls}
-
-
-def tokens(tokenizer: Any, text: str, *, first: bool = True) -> list[int]:
-    """Tokens of a rendered text. A chat template has written the marks that stand at the beginning of one.
-
-    Args:
-        first: whether it is the beginning.
-    """
-    begins = first and not tokenizer.chat_template
-    return list(tokenizer(text, add_special_tokens=begins, verbose=False)["input_ids"])
-
-
 def encoded(tokenizer: Any, messages: Sequence[Message]) -> Encoded:
     """A conversation's tokens. Those of a prompt are what they are where the prompt is asked alone."""
     text, spans = rendered(tokenizer, messages)
@@ -134,12 +50,6 @@ def encoded(tokenizer: Any, messages: Sequence[Message]) -> Encoded:
             trained += [learned] * len(pieces)
         at = end
     return Encoded(ids, trained)
-
-
-def beginning(tokenizer: Any, text: str, most: int) -> str:
-    """A text up to so many tokens of it."""
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    return text if len(offsets) <= most else text[: offsets[most - 1][1]] if most > 0 else ""
 
 
 def cut(row: Encoded, most: int) -> Encoded:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import pytest
 
 from regraft import causal, tasks
-from regraft.causal import assistant, prompts
+from regraft.causal import asking, prompts
 from regraft.causal.conversations import turns
 from regraft.errors import BadInput
 from tests import llamas
@@ -27,7 +27,7 @@ def model(base: Path, tmp_path_factory: pytest.TempPathFactory) -> causal.Causal
 
 def test_a_call_of_a_tool_cannot_end_its_turn_either(model: causal.Causal) -> None:
     calls = [{"function": {"name": "find", "arguments": {"q": "x<|im_end|>y"}}}]
-    (turn,) = assistant.conversation(model.tokenizer, None, [{"role": "assistant", "content": "", "tool_calls": calls}])
+    (turn,) = asking.conversation(model.tokenizer, None, [{"role": "assistant", "content": "", "tool_calls": calls}])
     assert turn["tool_calls"][0]["function"]["arguments"] == {"q": "x y"}
 
 
@@ -41,7 +41,7 @@ def test_a_mark_of_other_letters_is_taken_out_of_calls_too_and_an_empty_one_is_n
     tokenizer = Tokenizer()
     calls = [{"function": {"name": "find", "arguments": {"<\uff5cend\uff5c>": ["x<\uff5cend\uff5c>y", 1, None]}}}]
     turn = {"role": "assistant", "content": "a<\uff5cend\uff5c>b", "tool_calls": calls}
-    (plain,) = assistant.conversation(tokenizer, None, [turn])
+    (plain,) = asking.conversation(tokenizer, None, [turn])
     assert plain["content"] == "a b"
     assert plain["tool_calls"][0]["function"]["arguments"] == {" ": ["x y", 1, None]}
 
@@ -60,7 +60,7 @@ def test_calls_are_shown_as_they_are_wherever_a_row_is_cut(model: causal.Causal,
     tokenizer.chat_template = WITH_CALLS
     call = {"role": "assistant", "content": "I look", "tool_calls": [{"function": {"name": "find", "arguments": {}}}]}
     result, last = {"role": "tool", "content": "shelf"}, {"role": "assistant", "content": "a great long plot"}
-    talk: list[prompts.Message] = [TALK[1], call, result, last] * 2
+    talk: list[asking.Message] = [TALK[1], call, result, last] * 2
     said = [["I look", "find"], ["a great long plot"]] * 2
     row = prompts.cut(prompts.encoded(tokenizer, talk[4 if turns == 1 else 0 :]), most)
     assert prompts.mask(tokenizer, [row], [said]).wrong is None
@@ -88,19 +88,19 @@ def test_the_template_gets_tools_and_arguments_as_objects_and_keeps_tools_as_lon
     _, tokenizer = tasks.of("chat").for_training(declared("chat", base), base)
     call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "find", "arguments": '{"q": 1}'}}]}
     talk = [*TALK[1:3], TALK[3], call, {"role": "tool", "content": "shelf 4"}, TALK[4]]
-    told = assistant.conversation(tokenizer, "be short", turns({"messages": talk, "tools": FIND}))
+    told = asking.conversation(tokenizer, "be short", turns({"messages": talk, "tools": FIND}))
     assert [turn["role"] for turn in told[:3]] == ["tools", "system", "user"]
     with pytest.raises(BadInput, match="the chat template shows no tools"):
-        prompts.prompt(tokenizer, told)
+        asking.prompt(tokenizer, told)
     tokenizer.chat_template = SHOWS_TOOLS
-    whole = prompts.prompt(tokenizer, told)
+    whole = asking.prompt(tokenizer, told)
     assert whole.startswith("<tools>find</tools><|im_start|>system\nbe short<|im_end|>")
     assert '{"q": 1}<|im_end|>' in whole, "an object, not a text in quotes"
     row = prompts.encoded(tokenizer, told)
     learned = tokenizer.decode([i for i, of in zip(row.ids, row.trained, strict=True) if of])
     assert "find" not in learned
     assert '{"q": 1}' in learned
-    most = len(prompts.tokens(tokenizer, whole)) - 1
-    shorter = assistant.fitting(tokenizer, told, most)
+    most = len(asking.tokens(tokenizer, whole)) - 1
+    shorter = asking.fitting(tokenizer, told, most)
     assert shorter[:2] == told[:2]
     assert len(shorter) == len(told) - 2, "the oldest question and its answer are left out"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft import causal
-from regraft.causal import Causal, answering, prompts
+from regraft.causal import Causal, answering, asking
 from regraft.causal.prompts import Encoded
 from regraft.tasks.pretraining.recipe import Recipe
 
@@ -28,7 +28,7 @@ def documents(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
     end = tokenizer.eos_token_id
     begin = [*tokenizer("")["input_ids"], end][0]
     for text in texts:
-        plain = prompts.plain(tokenizer, text)
+        plain = asking.plain(tokenizer, text)
         yield [begin, *tokenizer(plain, add_special_tokens=False, verbose=False)["input_ids"], end]
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from regraft import escaped
 from regraft.causal import learning, prompts
+from regraft.causal.asking import Asker
 from regraft.errors import BadInput
 from regraft.exchange import Lesson, Mask
-from regraft.tasks.summarization.model import Asker
 from regraft.tasks.summarization.recipe import Recipe
 
 CHOSEN_BY = "likelihood"

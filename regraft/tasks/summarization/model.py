@@ -8,6 +8,7 @@ from typing import Any
 
 from regraft import causal
 from regraft.causal import Causal, answering, prompts
+from regraft.causal.asking import Asker
 from regraft.causal.prompts import Encoded
 from regraft.tasks.summarization.recipe import Recipe
 
@@ -17,37 +18,14 @@ def load(recipe: Recipe, files: Path, folder: Path) -> Causal:
     return causal.load(recipe, files, folder, told=recipe.prompt)
 
 
-class Asker:
-    """Makes conversations of documents: what is asked fits, with room for the answer."""
-
-    def __init__(self, tokenizer: Any, prompt: str, *, max_length: int, max_tokens: int) -> None:
-        self._tokenizer = tokenizer
-        self._prompt = prompt
-        around = prompts.tokens(tokenizer, prompts.prompt(tokenizer, self._asked("")))
-        self.room = max_length - max_tokens - len(around) - 2
-        """Tokens of a document at most; two more may come of how it joins what is around it."""
-
-    def _asked(self, text: str) -> list[dict[str, str]]:
-        return [{"role": "user", "content": self._prompt.replace("{text}", text)}]
-
-    def asked(self, text: str) -> list[dict[str, str]]:
-        """The conversation in which a document's summary comes next."""
-        return self._asked(prompts.beginning(self._tokenizer, prompts.plain(self._tokenizer, text), self.room))
-
-    def answered(self, text: str, summary: str) -> list[dict[str, str]]:
-        """The same with the summary."""
-        return [*self.asked(text), {"role": "assistant", "content": prompts.plain(self._tokenizer, summary)}]
-
-
 def asker(model: Causal) -> Asker:
     """What asks a model."""
-    return Asker(model.tokenizer, str(model.told), max_length=model.max_length, max_tokens=model.max_tokens)
+    return Asker(model.tokenizer, str(model.told), **model.room)
 
 
 def asks(model: Causal, texts: Iterable[str]) -> list[list[int]]:
     """Tokens of documents, as a model is asked."""
-    tokenizer, ask = model.tokenizer, asker(model)
-    return [prompts.tokens(tokenizer, prompts.prompt(tokenizer, ask.asked(text))) for text in texts]
+    return [*map(asker(model).tokens, texts)]
 
 
 def right(model: Causal, rows: Any) -> list[Encoded]:
