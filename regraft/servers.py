@@ -82,3 +82,16 @@ def infer(triton: str, name: str, inputs: list[dict[str, Any]]) -> tuple[int, di
     if not answer:
         return None
     return int(answer["model_version"]), {output["name"]: output["data"] for output in answer["outputs"]}
+
+
+def generate(triton: str, name: str, inputs: Mapping[str, Any]) -> tuple[int, dict[str, list[Any]]] | None:
+    """The same of a model that answers piece by piece, whose answer is given whole.
+
+    Args:
+        triton: host:port of its HTTP endpoint.
+        inputs: values by the names of inputs.
+    """
+    answer = ask(f"http://{triton}/v2/models/{name}/generate", body=inputs, timeout=60)
+    if not answer:
+        return None
+    return int(answer["model_version"]), {output: [value] for output, value in answer.items()}

@@ -193,7 +193,8 @@ def prediction(address: str, declared: Recipe, store: Store, model: str) -> dict
     if not rows:
         return None
     row = max(rows, key=lambda row: len(row["text"]) if len(row["text"]) < 120 else 0)
-    answer = servers.infer(address, declared.name, task.asked(row))
+    infer = servers.generate if tasks.streams(declared.task) else servers.infer
+    answer = infer(address, declared.name, task.asked(row))
     if not answer:
         return None
     version, outputs = answer

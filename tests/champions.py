@@ -17,6 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from components.deploy import export
 from regraft import recipe as recipes
 from regraft import sources, tasks
+from regraft.causal.conversations import written
 from regraft.digests import sha256
 from regraft.encoders import Encoder
 from regraft.ledger import Entry, Ledger
@@ -124,11 +125,24 @@ def trained(store: Store, recipe: Recipe, scratch: Path, version: int) -> str:
     if store.manifest(f"validate/{holdout}") is None:
         out = scratch / "validate"
         out.mkdir(parents=True)
-        rows = {"text": TEXTS, "label": [i % 2 for i in range(len(TEXTS))], "digest": [sha256(text) for text in TEXTS]}
+        rows = {**_rows(recipe.task), "digest": [sha256(text) for text in TEXTS]}
         pq.write_table(pa.table(rows), out / "holdout.parquet")
         publish(store, "validate", holdout, out)
         point(store, "validate", holdout)
     return model
+
+
+def _rows(task: str) -> dict[str, list[object]]:
+    """Columns of a holdout of TEXTS."""
+    if task == "chat":
+        answer = written({"role": "assistant", "content": "good story"})
+        return {"text": [written(conversation(text)) for text in TEXTS], "answer": [answer] * len(TEXTS)}
+    return {"text": [*TEXTS], "label": [i % 2 for i in range(len(TEXTS))]}
+
+
+def conversation(text: str) -> list[dict[str, str]]:
+    """One in which a user has said something."""
+    return [{"role": "user", "content": text}]
 
 
 def publish(

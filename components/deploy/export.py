@@ -19,9 +19,10 @@ from regraft.processor import computes_in_bf16
 CONFIG = """\
 name: "{{ name }}"
 backend: "python"
-max_batch_size: {{ serving.max_batch_size }}
+max_batch_size: {{ 0 if streams else serving.max_batch_size }}
 {{ tensors }}instance_group [ { count: {{ serving.instances }} kind: KIND_CPU } ]
-dynamic_batching { max_queue_delay_microseconds: {{ (serving.queue_delay_ms * 1000) | int }} }
+{% if streams %}model_transaction_policy { decoupled: true }{% else %}\
+dynamic_batching { max_queue_delay_microseconds: {{ (serving.queue_delay_ms * 1000) | int }} }{% endif %}
 version_policy { specific { versions: [ {{ versions | join(", ") }} ] } }
 """
 
@@ -33,7 +34,13 @@ def config(recipe: Recipe, versions: list[int]) -> str:
     # autoescape would turn text into HTML; every value here is a number or a name that the recipe has checked
     template = jinja2.Template(CONFIG, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
     tensors = tasks.of(recipe.task).tensors(recipe)
-    text: str = template.render(name=recipe.name, serving=recipe.serving, tensors=tensors, versions=sorted(versions))
+    text: str = template.render(
+        name=recipe.name,
+        serving=recipe.serving,
+        streams=tasks.streams(recipe.task),
+        tensors=tensors,
+        versions=sorted(versions),
+    )
     return text
 
 

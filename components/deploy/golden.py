@@ -18,7 +18,8 @@ from regraft.store import Store
 
 SECONDS = 120.0
 """How long the offline answers may take; of a holdout that takes longer, a random part is asked."""
-CHUNK = 256
+FIRST, CHUNK = 16, 256
+"""Rows that are asked at once: at first, to know how long one takes, and later at most."""
 SEED = 20_261_127
 
 
@@ -47,11 +48,12 @@ def of(*, store: Store, recipe: Recipe, entry: Entry, model: Callable[[], Any], 
 
     def answered() -> bytes:
         asked = _clean_rows(store, recipe, entry, folder)
-        task, answers, started = tasks.of(recipe.task), list[Any](), time.monotonic()
-        for start in range(0, asked.num_rows, CHUNK):
-            answers.append(task.answers(model(), asked.slice(start, CHUNK)))
-            if time.monotonic() - started > SECONDS:
-                break
+        task, loaded, answers, done, count = tasks.of(recipe.task), model(), list[Any](), 0, FIRST
+        started = time.monotonic()
+        while count > 0 and done < asked.num_rows:
+            answers.append(task.answers(loaded, asked.slice(done, count)))
+            done, spent = done + len(answers[-1]), time.monotonic() - started
+            count = min(CHUNK, int(done * (SECONDS - spent) / max(spent, 1e-9)))
         table = pa.concat_tables(answers)
         return json.dumps({"rows": asked.slice(0, len(table)).to_pylist(), "answers": table.to_pylist()}).encode()
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
@@ -87,16 +88,7 @@ def _control(
         Unreachable: nobody answers.
         BadInput: something else than Triton does.
     """
-    host = address.removeprefix("http://").rstrip("/")
-    try:
-        with closing(http.client.HTTPConnection(host, timeout=CONNECT_SECONDS)) as connection:
-            said, status = _exchange(connection, path, body, token or settings.triton_token(), seconds)
-    except http.client.RemoteDisconnected as error:  # it went away before its answer
-        raise _unreachable(address, error) from error
-    except (http.client.BadStatusLine, http.client.LineTooLong) as error:
-        raise _other(address, "what answers there does not speak HTTP; gRPC has port 8001, most often") from error
-    except (OSError, EOFError, http.client.HTTPException, UnicodeError) as error:  # the last of names that cannot be
-        raise _unreachable(address, error) from error
+    said, status = _exchanged(address, path, body, token or settings.triton_token(), seconds)
     try:
         document = json.loads(said) if said else None
     except ValueError as error:
@@ -108,6 +100,22 @@ def _control(
         reason = document.get("error") if isinstance(document, dict) else None
         raise NotServed(reason or f"it answered {status}", where=address)
     return document
+
+
+def _exchanged(
+    address: str, path: str, body: Mapping[str, Any] | None, token: str | None, seconds: float
+) -> tuple[bytes, int]:
+    """One request and its answer, with its status. Raises Unreachable, or BadInput where it is no HTTP."""
+    host = address.removeprefix("http://").rstrip("/")
+    try:
+        with closing(http.client.HTTPConnection(host, timeout=CONNECT_SECONDS)) as connection:
+            return _exchange(connection, path, body, token, seconds)
+    except http.client.RemoteDisconnected as error:  # it went away before its answer
+        raise _unreachable(address, error) from error
+    except (http.client.BadStatusLine, http.client.LineTooLong) as error:
+        raise _other(address, "what answers there does not speak HTTP; gRPC has port 8001, most often") from error
+    except (OSError, EOFError, http.client.HTTPException, UnicodeError) as error:  # the last of names that cannot be
+        raise _unreachable(address, error) from error
 
 
 def _exchange(
@@ -174,23 +182,46 @@ def unload(address: str, name: str) -> None:
     _control(address, f"/v2/repository/models/{name}/unload", {}, seconds=LOAD_SECONDS)
 
 
-class Caller:
-    """Sends rows to one version on one replica over a connection that stays open until `close`."""
-
-    def __init__(self, client: Any, task: str, name: str, version: int | None) -> None:
-        self._client = client
-        self._task = tasks.of(task)
-        self._name = name
-        self._version = "" if version is None else str(version)
-
-    def __call__(self, rows: Any) -> tuple[Any, int]:
-        """What it answers, as the task reads it, and the version that answered."""
-        answer = self._client.infer(self._name, self._task.request(rows), model_version=self._version)
-        return self._task.read(answer), int(answer.get_response()["model_version"])
+Ask = Callable[[Any], tuple[Any, int]]
+"""Sends rows; gives what is answered, as the task reads it, and the version that answered."""
 
 
 @contextmanager
-def calling(address: str, recipe: Recipe, version: int | None = None) -> Iterator[Caller]:
-    """A caller of a version; of the newest that the replica serves when `version` is None."""
+def calling(address: str, recipe: Recipe, version: int | None = None) -> Iterator[Ask]:
+    """What asks a version, over one connection where it can; the newest that the replica serves when it is None."""
+    if tasks.streams(recipe.task):
+        of = "" if version is None else f"/versions/{version}"
+        path = f"/v2/models/{recipe.name}{of}/generate_stream"
+        yield lambda rows: _streamed(address, path, tasks.of(recipe.task), rows)
+        return
     with _client(address, seconds=ANSWER_SECONDS) as client:
-        yield Caller(client, recipe.task, recipe.name, version)
+        task, chosen = tasks.of(recipe.task), "" if version is None else str(version)
+
+        def ask(rows: Any) -> tuple[Any, int]:
+            answer = client.infer(recipe.name, task.request(rows), model_version=chosen)
+            return task.read(answer), int(answer.get_response()["model_version"])
+
+        yield ask
+
+
+def _streamed(address: str, path: str, task: Any, rows: Any) -> tuple[Any, int]:
+    """What is answered to rows that are all asked at the same time, each by a request of its own."""
+    with ThreadPoolExecutor(max(rows.num_rows, 1)) as asking:
+        answers = [*asking.map(lambda body: _pieces(address, path, body), task.request(rows))]
+    versions = {int(piece["model_version"]) for pieces in answers for piece in pieces}
+    if len(versions) != 1:
+        raise NotServed(f"answers wrongly: versions {sorted(versions)} answered the same rows", where=address)
+    return task.read(answers), versions.pop()
+
+
+def _pieces(address: str, path: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The pieces of a streamed answer."""
+    said, status = _exchanged(address, path, body, None, ANSWER_SECONDS)
+    lines = [line.removeprefix(b"data:") for line in said.splitlines() if line.startswith((b"data:", b"{"))]
+    try:
+        pieces: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise NotServed(f"no answer of Triton: {said[:80].decode(errors='replace')}", where=address) from error
+    if status != 200 or not pieces or "error" in pieces[-1]:
+        raise NotServed(pieces[-1]["error"] if pieces else f"it answered {status}", where=address)
+    return pieces

@@ -16,6 +16,8 @@ from regraft.parts import Recipe
 
 # Single requests that the latency is measured on; of a hundred, the 99th percentile is nearly the slowest.
 REQUESTS = 200
+# Seconds for them, where an answer takes long.
+ALONE_SECONDS = 60.0
 # Rows that a replica answers once the trial is passed: enough that a wrong label map, tokenizer or head cannot hide.
 ROWS = 500
 
@@ -66,15 +68,15 @@ def agree(address: str, *, recipe: Recipe, version: int, golden: Golden) -> None
         _within_parity(recipe, some, _in_batches(ask, recipe, version, some))
 
 
-def _in_batches(ask: replica.Caller, recipe: Recipe, version: int, golden: Golden) -> Any:
+def _in_batches(ask: replica.Ask, recipe: Recipe, version: int, golden: Golden) -> Any:
     """All answers, as the task reads them."""
     size = recipe.serving.max_batch_size
     batches = [_answers(ask, version, golden.rows.slice(at, size)) for at in range(0, golden.rows.num_rows, size)]
     return tasks.of(recipe.task).joined(batches)
 
 
-def _one_by_one(ask: replica.Caller, recipe: Recipe, version: int, golden: Golden) -> tuple[Any, list[float]]:
-    """The answers to REQUESTS single requests, or as many as there are rows, and the seconds that each took."""
+def _one_by_one(ask: replica.Ask, recipe: Recipe, version: int, golden: Golden) -> tuple[Any, list[float]]:
+    """The answers to REQUESTS single requests, or as many as there are rows or time for; seconds that each took."""
     answers, seconds, late = list[Any](), list[float](), 0
     for number in range(min(REQUESTS, golden.rows.num_rows)):
         row = golden.rows.slice(number, 1)
@@ -82,12 +84,12 @@ def _one_by_one(ask: replica.Caller, recipe: Recipe, version: int, golden: Golde
         answers.append(_answers(ask, version, row))
         seconds.append(time.perf_counter() - started)
         late += seconds[-1] * 1000 > recipe.serving.latency_budget_ms
-        if late > REQUESTS / 50:
-            break  # the 99th percentile can only be above the budget
+        if late > REQUESTS / 50 or sum(seconds) > ALONE_SECONDS:
+            break  # the 99th percentile can only be above the budget, or it takes too long to tell
     return tasks.of(recipe.task).joined(answers), seconds
 
 
-def _answers(ask: replica.Caller, version: int, rows: Any) -> Any:
+def _answers(ask: replica.Ask, version: int, rows: Any) -> Any:
     answers, by = ask(rows)
     if by != version:
         raise NotServed(f"answers wrongly: version {by} answered instead")
@@ -123,12 +125,12 @@ def _independent(recipe: Recipe, alone: Any, batched: Any) -> float:
 
 def _loses_nothing(recipe: Recipe, golden: Golden, served: Any) -> None:
     """Served answers must not surely lose more of the gate's metric than a challenger may."""
-    gates, task = recipe.gates, tasks.of(recipe.task)
+    gates, task, metric = recipe.gates, tasks.of(recipe.task), tasks.heard_by(recipe)
     now, before = (task.tally(recipe, golden.rows, said) for said in (task.numbers(served), golden.answers))
-    lost = tally.difference(now, before, task.METRICS[gates.metric], confidence=gates.confidence)
+    lost = tally.difference(now, before, task.METRICS[metric], confidence=gates.confidence)
     if lost.high < -gates.margin:
         raise NotServed(
-            f"answers wrongly: it loses {-lost.point:.4f} of {gates.metric} ({-lost.high:.4f} to {-lost.low:.4f}) on "
+            f"answers wrongly: it loses {-lost.point:.4f} of {metric} ({-lost.high:.4f} to {-lost.low:.4f}) on "
             f"{golden.rows.num_rows} holdout rows; gates.margin allows {gates.margin:g}"
         )
 

@@ -2,6 +2,7 @@
 
     conversations.py  how rows hold conversations; assistant.py is how a model takes part in one
     asking.py     how a conversation or a document is rendered, with room for the answer; Triton's program has a copy
+    served.py     how Triton is given such a model and asked; serving/engine.py is what Triton runs
     prompts.py    which tokens of a conversation are learned
     learning.py   what the one training loop needs of that
     answering.py  what a model says, and how probable it finds what is right
@@ -29,7 +30,7 @@ from pydantic import Field
 from regraft import adapters, parts
 from regraft.causal.judge import Judge
 from regraft.errors import BadInput
-from regraft.fields import Share
+from regraft.fields import Milliseconds, Share
 
 Ratio = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]]
 
@@ -67,6 +68,19 @@ class Gates(parts.Gates):
     """A language model that compares the challenger's answers with the champion's, or with its base model's."""
 
 
+class Serving(parts.Serving):
+    """Of one merged model a version, in fp32: what it says is what it said when it was judged."""
+
+    backend: Literal["torch"] = "torch"
+    precision: Literal["auto", "fp32"] = "auto"
+    max_batch_size: Annotated[int, Field(ge=1, le=256)] = 8
+    """Answers that are computed together; more wait."""
+    latency_budget_ms: Milliseconds = 60_000
+    """The 99th percentile of whole answers, of single requests of the trial."""
+    parity: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    """Largest share of answers that may differ from the offline ones, in any character."""
+
+
 class Tuned(parts.Recipe):
     """What a recipe says of any language model."""
 
@@ -77,6 +91,7 @@ class Recipe(Tuned):
     """What a recipe says of one that answers in words."""
 
     generation: Generation = Generation()
+    serving: Serving = Serving()
 
 
 class Assistant(Recipe):
@@ -146,7 +161,17 @@ def _base(recipe: parts.Recipe, folder: Path, *, dtype: str, **own: Any) -> tupl
             where=where,
             next="take a model whose code in transformers knows logits_to_keep, as those of its main families do",
         )
+    model.generation_config = _greedy(model.generation_config)
     return model, _ends(tokenizer, where=where)
+
+
+def _greedy(of: Any) -> Any:
+    """What a base model says of generation, without all but its tokens: it may say that what was said before is to be
+    punished, which `generate` would do though nobody asked."""
+    from transformers import GenerationConfig
+
+    tokens = {name: getattr(of, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return GenerationConfig(**tokens)  # type: ignore[no-untyped-call]
 
 
 def _ends(tokenizer: Any, *, where: str) -> Any:

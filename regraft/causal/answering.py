@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from regraft import adapters
-from regraft.causal import Causal
+from regraft.causal import Causal, asking
 from regraft.causal.learning import BATCH, Rows, collated, likelihoods
 from regraft.causal.prompts import Encoded
 
@@ -74,17 +74,22 @@ def of_references(model: Causal, rows: Sequence[Encoded], *, size: int = BATCH) 
     return out
 
 
+def ends(model: Causal) -> set[int]:
+    """The tokens that end an answer."""
+    return {model.tokenizer.eos_token_id, *_listed(model.model.generation_config.eos_token_id)}
+
+
 def generated(model: Causal, prompts: Sequence[Sequence[int]]) -> list[Answer]:
     """Answers to prompts, as tokens: at each place the most probable token, until one that ends the answer."""
     import torch
     from transformers import GenerationConfig
 
     tokenizer, out = model.tokenizer, [Answer("", 0, False)] * len(prompts)
-    ends = {tokenizer.eos_token_id, *_listed(model.model.generation_config.eos_token_id)}
+    last = ends(model)
     settings = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
         max_new_tokens=model.max_tokens,
-        eos_token_id=sorted(ends),
+        eos_token_id=sorted(last),
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
     )
@@ -95,10 +100,9 @@ def generated(model: Causal, prompts: Sequence[Sequence[int]]) -> list[Answer]:
             inputs = tokenizer.pad(asked, padding_side="left", return_tensors="pt").to(device)
             given = model.model.generate(**inputs, generation_config=settings)
             for number, ids in zip(numbers, given[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-                length = next((place for place, token in enumerate(ids) if token in ends), None)
+                length = next((place for place, token in enumerate(ids) if token in last), None)
                 said = ids if length is None else ids[:length]
-                text = tokenizer.decode(said, skip_special_tokens=True).strip()
-                out[number] = Answer(text, len(said), length is not None)
+                out[number] = Answer(asking.text(tokenizer, said), len(said), length is not None)
     return out
 
 

@@ -185,3 +185,8 @@ class Asker:
     def tokens(self, text: str) -> list[int]:
         """Tokens of a document, as a model is asked."""
         return tokens(self._tokenizer, prompt(self._tokenizer, self.asked(text)))
+
+
+def text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """What an answer says, of its tokens up to the one that ends it."""
+    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()

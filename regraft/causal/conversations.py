@@ -61,8 +61,12 @@ def of_pair(prompt: str | None, completion: str | None) -> Row:
     return judged(turns, json.dumps(turns))
 
 
-def of_messages(value: str | None) -> Row:
-    """A row of messages."""
+def of_messages(value: str | None, *, then: Sequence[Mapping[str, Any]] = ()) -> Row:
+    """A row of messages.
+
+    Args:
+        then: turns that follow them.
+    """
     if value is None or not value.strip() or value.strip() in ("null", '""', "[]"):
         return Row(None, None, NONE)
     try:
@@ -72,7 +76,17 @@ def of_messages(value: str | None) -> Row:
         return Row(value, None, DAMAGED)
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         return Row(value, None, DAMAGED)
-    return judged(found, value)
+    return judged([*found, *then], value)
+
+
+def unanswered(messages: str | None, tools: str | None) -> tuple[list[dict[str, Any]], str | None]:
+    """The turns of a conversation after which the assistant's comes next, as they are frozen; or what is wrong with it.
+
+    Args:
+        tools: see `defined`.
+    """
+    row = defined(of_messages(messages, then=[{"role": "assistant", "content": "?"}]), tools)
+    return ([], row.problem) if row.problem or row.text is None else (json.loads(row.text), None)
 
 
 def defined(row: Row, value: str | None) -> Row:

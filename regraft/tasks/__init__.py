@@ -25,6 +25,8 @@ and `answers` are Arrow tables with a row each, `target` is the frozen columns t
   judge that is held against them says of both models' answers; of tasks whose answers one can compare.
 - `logged(recipe, model, rows)`: what logs the model in MLflow (name, pip_requirements, tags), and the proof of it.
 - `tensors(recipe)`, `build(recipe, model, folder)`: how Triton serves it.
+- `STREAMS`: that Triton answers a row's request piece by piece, rather than many rows at once.
+- `INSTEAD`: of metrics that served answers do not show, one that they do.
 - `request(rows)`, `read(answer)`, `joined(parts)`, `numbers(served)`: asks Triton, and gives what it says as `answers`.
 - `flaw(recipe, served, offline)`, `distance(one, other)`, `COMPARED`: how near served answers are to those offline.
 - `asked(row)`, `said(recipe, row, outputs)`, `short(said)`: one request as JSON, and its answer for people.
@@ -61,6 +63,17 @@ def of(task: str) -> ModuleType:
 def served(task: str) -> bool:
     """Whether Triton serves models of a task; else its pipeline ends with a champion in MLflow and the ledger."""
     return hasattr(of(task), "build")
+
+
+def streams(task: str) -> bool:
+    """Whether Triton answers a task's requests piece by piece, a row each; else it answers many rows at once."""
+    return bool(getattr(of(task), "STREAMS", False))
+
+
+def heard_by(recipe: Recipe) -> str:
+    """The metric that served answers are judged by: the recipe's gates.metric, or what the task has instead."""
+    metric = recipe.gates.metric
+    return str(getattr(of(recipe.task), "INSTEAD", {}).get(metric, metric))
 
 
 def chosen_by(recipe: Recipe) -> str:

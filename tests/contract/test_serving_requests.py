@@ -48,7 +48,7 @@ class Served:
     """A model that is served, and what it says to one text by itself."""
 
     pool: urllib3.HTTPConnectionPool
-    caller: replica.Caller
+    caller: replica.Ask
     tolerance: float
     known: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict, repr=False)
 

@@ -15,7 +15,7 @@ from regraft.tasks.chat.recipe import Recipe
 
 __all__ = ["LIBRARIES", "METRICS", "broken", "comparable", "own", "tally"]
 
-LIBRARIES = {"validate": ("transformers",), **dict.fromkeys(("evaluate", "promote"), ("sacrebleu",))}
+LIBRARIES = {"validate": ("transformers",), **dict.fromkeys(("evaluate", "promote", "deploy"), ("sacrebleu",))}
 
 METRICS: Mapping[str, Metric] = {
     "likelihood": scoring.likelihood,

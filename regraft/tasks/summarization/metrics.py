@@ -20,7 +20,7 @@ __all__ = ["LIBRARIES", "METRICS", "broken", "comparable", "own", "tally"]
 
 LIBRARIES = {
     "validate": ("transformers",),
-    **dict.fromkeys(("evaluate", "promote"), ("sacrebleu", "snowballstemmer", "torchmetrics")),
+    **dict.fromkeys(("evaluate", "promote", "deploy"), ("sacrebleu", "snowballstemmer", "torchmetrics")),
 }
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
