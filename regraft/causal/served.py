@@ -20,7 +20,7 @@ STREAMS = True
 INSTEAD = {"likelihood": "chrf"}
 COMPARED = "the text of answers, as a share of them,"
 """What `distance` is a difference of, in sentences."""
-COPIED = ("errors.py", "causal/asking.py", "causal/conversations.py")
+COPIED = ("errors.py", "escaped.py", "causal/asking.py", "causal/conversations.py")
 """What of regraft lies beside the program, and asks there as here."""
 SHOWN = 120
 """Characters of what was asked and answered, where both stand in one line."""
@@ -109,7 +109,7 @@ def flaw(recipe: Any, served: Served, offline: Any) -> str | None:
 def distance(one: Any, other: Any) -> float:
     """The share of answers that differ."""
     pairs = list(zip(one["answer"].to_pylist(), other["answer"].to_pylist(), strict=True))
-    return sum(said != offline for said, offline in pairs) / max(len(pairs), 1)
+    return len([said for said, offline in pairs if said != offline]) / max(len(pairs), 1)
 
 
 def numbers(served: Served) -> Any:

@@ -12,7 +12,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -85,12 +85,12 @@ class Batching:
         import torch
         import transformers
 
-        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         torch.set_num_threads(serving["threads"])
         self.serving = serving
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(
+        self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             str(folder / "torch"), use_safetensors=True, local_files_only=True, trust_remote_code=False, dtype="float32"
-        ).eval()
+        )
         self._start()
 
     def _start(self) -> None:
@@ -322,8 +322,8 @@ def _text(request: Any, name: str) -> str | None:
 
 
 def _tensor(name: str, value: str | int) -> Any:
-    kind: Callable[[Any], Any] = np.int32 if isinstance(value, int) else np.object_
-    return pb_utils.Tensor(name, np.array([value if isinstance(value, int) else value.encode()], dtype=kind))
+    values = np.array([value], np.int32) if isinstance(value, int) else np.array([value.encode()], np.object_)
+    return pb_utils.Tensor(name, values)
 
 
 def _refuse(sender: Any, why: str) -> None:

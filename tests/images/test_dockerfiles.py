@@ -91,7 +91,7 @@ def test_the_bake_file_and_make_build_the_same_images_with_the_same_arguments(to
         assert made[name]["STEP"] == name
         assert made[name].keys() == common | set(one(targets["step"]["args"]))
     for name in one(servers["server"]):
-        assert made[name].keys() == common | ({"BASE"} if name == "triton" else set())
+        assert made[name].keys() == common | ({"BASE", "CPU_WHEELS"} if name == "triton" else set())
         assert (DOCKER / f"{name}.Dockerfile").exists()
 
 

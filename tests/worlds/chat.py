@@ -23,7 +23,7 @@ training: {{epochs: {epochs}, batch_size: 16, learning_rate: 1e-2, max_length: 9
 generation: {{max_tokens: 12}}
 gates: {{min_rows: 20, outputs: {{truncated: null, repeated: null}}, length_ratio: null}}
 {more}
-resources: {{validate: {{cpu: 1}}, finetune: {{cpu: 1}}, evaluate: {{cpu: 1}}, promote: {{cpu: 1}}}}
+resources: {{validate: {{cpu: 1}}, finetune: {{cpu: 1}}, evaluate: {{cpu: 1}}, promote: {{cpu: 1}}, deploy: {{cpu: 1}}}}
 """
 EPOCHS = 3
 REFUSED = "turns out of order"

@@ -24,7 +24,7 @@ generation: {{max_tokens: 12}}
 prompt: "{{text}}"
 gates: {{min_rows: 20, outputs: {{truncated: null, repeated: null}}, length_ratio: [0, 100]}}
 {more}
-resources: {{validate: {{cpu: 1}}, finetune: {{cpu: 1}}, evaluate: {{cpu: 1}}, promote: {{cpu: 1}}}}
+resources: {{validate: {{cpu: 1}}, finetune: {{cpu: 1}}, evaluate: {{cpu: 1}}, promote: {{cpu: 1}}, deploy: {{cpu: 1}}}}
 """
 EPOCHS = 3
 REFUSED = "summary is the whole text"
