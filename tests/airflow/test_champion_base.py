@@ -32,7 +32,7 @@ def test_the_dag_of_a_model_on_anothers_champion_stands_behind_that_ones(laptop:
         "above": (["champion://below"], ["champion://above"]),
         "at-once": (["champion://below"], ["champion://at-once"]),
     }
-    assert made["below"].tasks[-1].task_id == "promote"
+    assert made["below"].tasks[-1].task_id == "deploy"
     stored = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(made["at-once"]))))
     asset = made["below"].tasks[-1].outlets[0]
     assert [(each.name, each.uri) for _, each in stored.timetable.asset_condition.iter_assets()] == [

@@ -54,6 +54,7 @@ def promoted(bases: Callable[[str], Path], mlflow_server: str, tmp_path_factory:
     made.first.through("validate", "finetune")
     champion(made.first, made.first.result("finetune"), RUN)
     made.second.through(*STEPS)
+    made.second.served()
     return made
 
 
