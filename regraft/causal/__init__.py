@@ -75,7 +75,7 @@ class Serving(parts.Serving):
     precision: Literal["auto", "fp32"] = "auto"
     max_batch_size: Annotated[int, Field(ge=1, le=256)] = 8
     """Answers that are computed together; more wait."""
-    latency_budget_ms: Milliseconds = 60_000
+    latency_budget_ms: Milliseconds = 300_000
     """The 99th percentile of whole answers, of single requests of the trial."""
     parity: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     """Largest share of answers that may differ from the offline ones, in any character."""
