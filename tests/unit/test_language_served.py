@@ -64,6 +64,33 @@ def test_the_pieces_of_any_tokens_make_the_text_of_all_and_none_ends_in_half_a_c
     assert "🐻" in "".join(pieces) or any("🐻" in word for word in words)
 
 
+def test_an_engine_that_breaks_down_says_so_to_each_request_and_starts_anew(
+    engine: ModuleType, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = causal.for_training(declared("chat", base), tmp_path)
+    own = served.build(Causal(model.eval(), tokenizer, 96, 12), tmp_path, asks="messages")
+    batching = engine.Batching(tmp_path, {**own, "threads": 1, "max_batch_size": 2})
+
+    def said() -> Any:
+        while (one := batching.next(0.2)) is None:
+            pass
+        return one
+
+    def breaks(*arguments: Any, **more: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(batching.model, "forward", breaks)
+        assert batching.submit("first", [3, 4, 5], 4, stream=False)
+        assert (said().request, batching.submit("late", [3, 4, 5], 4, stream=False)) == ("first", False)
+        with pytest.raises(engine.Died, match="out of memory"):
+            said()
+    assert batching.submit("second", [3, 4, 5], 4, stream=False)
+    answered = said()
+    assert (answered.request, answered.error, len(answered.tokens)) == ("second", None, 4)
+    batching.stop()
+
+
 def test_what_lies_beside_the_program_imports_nothing_that_does_not() -> None:
     root, copied = Path(regraft.__file__).parent, {"regraft", "regraft.causal"}
     copied |= {f"regraft.{name.removesuffix('.py').replace('/', '.')}" for name in served.COPIED}
