@@ -7,6 +7,7 @@ it would be alone. A request whose client has gone is computed no further, and o
 own.
 """
 
+import importlib.util
 import itertools
 import json
 import sys
@@ -14,7 +15,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -175,7 +175,8 @@ class TritonPythonModel:
         self.characters = self.serving["max_length"] * CHARACTERS_PER_TOKEN
         sys.dont_write_bytecode = True  # version directories are immutable
         sys.path.insert(0, str(folder / "library"))
-        self.asking, self.conversations = (import_module(f"regraft.causal.{n}") for n in ("asking", "conversations"))
+        causal = folder / "library/regraft/causal"
+        self.asking, self.conversations = _module(causal / "asking.py"), _module(causal / "conversations.py")
         self.tokenizer = AutoTokenizer.from_pretrained(
             str(folder / "tokenizer"), local_files_only=True, trust_remote_code=False
         )
@@ -296,6 +297,15 @@ class TritonPythonModel:
         self.stopping.set()
         self.speaking.join()
         self.engine.stop()
+
+
+def _module(file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None  # noqa: S101  it is a file of Python
+    assert spec.loader is not None  # noqa: S101
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _warm_up(engine: Engine, tokenizer: Any) -> None:

@@ -180,7 +180,7 @@ def test_a_bad_request_gets_its_sentence_and_the_next_one_is_answered(body: str,
 
 def test_the_requests_of_clients_that_have_gone_are_computed_no_further(tmp_path: Path) -> None:
     with serving(tmp_path, **LONG, **{"threads: 1": "threads: 1, max_batch_size: 1"}) as served:
-        connections = [http.client.HTTPConnection(served.address) for _ in range(12)]
+        connections = [http.client.HTTPConnection(served.address) for _ in range(60)]
         for number, connection in enumerate(connections):
             body = {"messages": json.dumps(champions.conversation(f"good {number}")), "stream": True}
             connection.request("POST", "/v2/models/tiny/generate_stream", json.dumps(body))
@@ -190,9 +190,9 @@ def test_the_requests_of_clients_that_have_gone_are_computed_no_further(tmp_path
         for connection in connections:
             connection.close()
         deadline = time.monotonic() + 60
-        while served.aborted() < 11 and time.monotonic() < deadline:
+        while served.aborted() < 30 and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert served.aborted() >= 11, "of one at a time, no other than the first was begun"
+        assert served.aborted() >= 30, "one is computed at a time, and few were before they were looked after"
         assert whole(streamed(served.address, TALKS[0])) == served.offline[0]
 
 
