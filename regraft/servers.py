@@ -13,6 +13,8 @@ from urllib.parse import quote
 from regraft import pages, settings
 
 HEALTH = {"mlflow": "/health", "triton": "/v2/health/ready", "openai": "/health"}
+OPENAI = "REGRAFT_OPENAI_URL"
+"""Says where OpenAI's API stands before Triton, for people: no step asks it."""
 NO_ANSWER = (OSError, ValueError, http.client.HTTPException)
 """What urllib raises where nobody is there, or somebody who does not speak HTTP, such as a gRPC server."""
 

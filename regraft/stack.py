@@ -123,6 +123,8 @@ def environment(home: Path = HOME) -> dict[str, str]:
             )
         variables["MLFLOW_TRACKING_URI"] = stack.mlflow.url
         variables["REGRAFT_TRITON_URLS"] = stack.triton.url.removeprefix("http://")
+        if stack.openai:
+            variables[servers.OPENAI] = stack.openai.url
     named = {name: os.environ.get(name, value) for name, value in {**variables, **exported}.items()}
     settings.mlflow(named)  # here, before the first step works for hours
     settings.triton(named["REGRAFT_TRITON_URLS"])

@@ -84,6 +84,7 @@ def facts(declared: Recipe, store: Store, run: str, endpoints: dict[str, str]) -
         "data page": _view(store, manifests, "data.html"),
         "Data Docs": _view(store, manifests, "data_docs/index.html"),
         "Triton": f"http://{triton}/v2/models/{declared.name}" if triton else None,
+        "try it at": endpoints.get(servers.OPENAI) if tasks.streams(declared.task) else None,
     }
     return document
 
