@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import openai
 import pytest
 
 from components.deploy import deployment, export, replica, rollout, serve
@@ -24,6 +25,7 @@ from regraft.parts import Recipe
 from regraft.step import result_of
 from regraft.store import Store
 from tests import champions, llamas
+from tests.contract.test_openai import api
 from tests.worlds import chat
 
 pytestmark = pytest.mark.slow
@@ -72,6 +74,7 @@ def whole(pieces: Sequence[dict[str, Any]]) -> str:
 class Served:
     """A server of version 1, and what that says offline."""
 
+    repository: Path
     address: str
     metrics: str
     offline: list[str]
@@ -95,7 +98,7 @@ def serving(folder: Path, **changes: str) -> Iterator[Served]:
     (place / "config.pbtxt").write_text(export.config(recipe, [1]))
     with serve.running(repository=folder / "models", log=folder / "triton.log") as server:
         assert replica.index(server.address, "tiny") == {1: ("READY", "")}
-        yield Served(server.address, f"http://127.0.0.1:{server.ports.metrics}/metrics", answers)
+        yield Served(folder / "models", server.address, f"http://127.0.0.1:{server.ports.metrics}/metrics", answers)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +129,17 @@ def test_eight_clients_at_once_get_the_answers_that_each_gets_alone(served: Serv
         thread.join()
     for client in range(8):
         assert said[client] == [*served.offline[client:], *served.offline[:client]]
+
+
+def test_a_client_of_openai_hears_the_offline_answer_piece_by_piece(served: Served) -> None:
+    with api(served.repository, served.address) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+        for talk, right in zip(TALKS, served.offline, strict=True):
+            stream = client.chat.completions.create(model="tiny", messages=cast("Any", talk), stream=True)
+            *pieces, end = stream
+            assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == right
+            assert len(pieces) > 8
+            assert (end.model, end.choices[0].finish_reason in ("stop", "length")) == ("tiny@1", True)
 
 
 def test_an_answer_may_be_shorter_than_the_recipe_allows(served: Served) -> None:
