@@ -16,14 +16,14 @@ from regraft.parts import Recipe
 
 # Single requests that the latency is measured on; of a hundred, the 99th percentile is nearly the slowest.
 REQUESTS = 200
-# Seconds for them, where an answer takes long.
-ALONE_SECONDS = 60.0
 # Rows that a replica answers once the trial is passed: enough that a wrong label map, tokenizer or head cannot hide.
 ROWS = 500
+# Seconds for a trial's rows in batches and alone, and for a replica's: where answers take long, fewer rows are asked.
+TRIAL_SECONDS, ALONE_SECONDS, REPLICA_SECONDS = 120.0, 60.0, 30.0
 
 
 def hold(*, recipe: Recipe, version: int, built: Path, golden: Golden, folder: Path) -> dict[str, Any]:
-    """Tries a built version: all golden requests in batches, some of them alone.
+    """Tries a built version: the golden requests in batches, some of them alone.
 
     Args:
         folder: scratch; the private repository goes there.
@@ -48,7 +48,7 @@ def hold(*, recipe: Recipe, version: int, built: Path, golden: Golden, folder: P
         if state != "READY":
             raise NotServed(f"does not load: {reason}")
         with replica.calling(server.address, recipe, version) as ask:
-            batched = _in_batches(ask, recipe, version, golden)
+            golden, batched = _in_batches(ask, recipe, version, golden, seconds=TRIAL_SECONDS)
             parity = _within_parity(recipe, golden, batched)
             _loses_nothing(recipe, golden, batched)
             alone, seconds = _one_by_one(ask, recipe, version, golden)
@@ -63,16 +63,20 @@ def hold(*, recipe: Recipe, version: int, built: Path, golden: Golden, folder: P
 
 def agree(address: str, *, recipe: Recipe, version: int, golden: Golden) -> None:
     """Compares a replica's answers with the offline ones. Raises NotServed when they are too far apart."""
-    some = golden.first(ROWS)
     with replica.calling(address, recipe, version) as ask:
-        _within_parity(recipe, some, _in_batches(ask, recipe, version, some))
+        asked, served = _in_batches(ask, recipe, version, golden.first(ROWS), seconds=REPLICA_SECONDS)
+        _within_parity(recipe, asked, served)
 
 
-def _in_batches(ask: replica.Ask, recipe: Recipe, version: int, golden: Golden) -> Any:
-    """All answers, as the task reads them."""
-    size = recipe.serving.max_batch_size
-    batches = [_answers(ask, version, golden.rows.slice(at, size)) for at in range(0, golden.rows.num_rows, size)]
-    return tasks.of(recipe.task).joined(batches)
+def _in_batches(
+    ask: replica.Ask, recipe: Recipe, version: int, golden: Golden, *, seconds: float
+) -> tuple[Golden, Any]:
+    """The requests that there was time for, all of them mostly, and the answers, as the task reads them."""
+    size, batches, done, started = recipe.serving.max_batch_size, list[Any](), 0, time.monotonic()
+    while done < golden.rows.num_rows and (done == 0 or time.monotonic() - started < seconds):
+        batches.append(_answers(ask, version, golden.rows.slice(done, size)))
+        done = min(done + size, golden.rows.num_rows)
+    return golden.first(done), tasks.of(recipe.task).joined(batches)
 
 
 def _one_by_one(ask: replica.Ask, recipe: Recipe, version: int, golden: Golden) -> tuple[Any, list[float]]:
