@@ -39,14 +39,20 @@ def main() -> int:
         print(f"openai: {error}", file=sys.stderr)
         return int(error.exit)
     api = Api(catalogue=Catalogue(arguments.repository), triton=f"http://{triton}", keys=keys)
-    web.run_app(
-        api.application(),
-        host=arguments.address,
-        port=arguments.port,
-        handler_cancellation=True,  # who has gone is not answered any further
-        print=lambda *words: None,
-        access_log=None,
-    )
+    try:
+        web.run_app(
+            api.application(),
+            host=arguments.address,
+            port=arguments.port,
+            handler_cancellation=True,  # who has gone is not answered any further
+            print=lambda *words: None,
+            access_log=None,
+        )
+    except OSError as error:
+        where = f"{arguments.address}:{arguments.port}"
+        wrong = BadInput(f"cannot listen: {error.strerror}", where=where, next="choose another --address or --port")
+        print(f"openai: {wrong}", file=sys.stderr)
+        return int(wrong.exit)
     return 0
 
 

@@ -232,6 +232,15 @@ def test_without_keys_this_machine_alone_is_answered(world: World) -> None:
     assert "REGRAFT_OPENAI_KEYS: whoever reaches 0.0.0.0 could ask all models" in ended.stderr
 
 
+def test_where_it_cannot_listen_it_says_so(world: World) -> None:
+    taken = world.triton.rpartition(":")[2]
+    command = [sys.executable, "-m", "components.openai", f"--repository={world.repository}", f"--port={taken}"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 20
+    assert f"openai: 127.0.0.1:{taken}: cannot listen" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"a b": ["*"]}', '{"a": "*"}', '{"": ["*"]}'])
 def test_keys_that_cannot_be_read_let_nobody_in(tmp_path: Path, content: str | None) -> None:
     if content is not None:
