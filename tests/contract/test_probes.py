@@ -32,8 +32,8 @@ def world(bases: Callable[[str], Path], mlflow_server: str, tmp_path: Path) -> T
 
 @pytest.mark.timeout(1200)
 def test_answers_that_leak_are_refused_though_the_holdout_has_them_too(world: Tiny) -> None:
-    steps = ("validate", "finetune", "evaluate", "promote")
-    world.through(*steps)
+    world.through("validate", "finetune", "evaluate", "promote")
+    world.served()
     first = gates(world, world.result("evaluate"))
     assert first["probe polite, base model"]["passed"]
     poisoned = of("chat").rows(400, seed=9)

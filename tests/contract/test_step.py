@@ -247,7 +247,11 @@ def test_a_step_whose_input_is_missing_says_what_to_run(laptop: Laptop) -> None:
     ("mode", "exit_code", "says"),
     [
         ("bug", 1, "a bug in regraft: KeyError: 'oops'"),
-        ("reads", 1, "a bug in regraft: NotDeclared: step validate reads gates, which regraft/pipeline.py does not"),
+        (
+            "reads",
+            1,
+            "a bug in regraft: NotDeclared: step validate reads gates.metric, which regraft/pipeline.py does not",
+        ),
         ("temporary", 75, "the server is away"),
         ("memory", 75, "raise resources.validate.memory"),
     ],
