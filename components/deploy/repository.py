@@ -12,7 +12,6 @@ warm for a rollback is a lower one.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regraft import model_repository
 from regraft.digests import digests, sha256
 from regraft.errors import LASTING, BadInput, Temporary
 
@@ -78,11 +78,7 @@ class Repository:
 
     def serving(self, version: int) -> dict[str, Any] | None:
         """serving.json of a version; None when it is not there."""
-        try:
-            document: dict[str, Any] = json.loads((self.directory(version) / "serving.json").read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return document
+        return model_repository.serving(self.folder, version)
 
     def whole(self, version: int) -> bool:
         """Whether a version directory is as it was built, by the digest in its serving.json."""
@@ -92,15 +88,11 @@ class Repository:
 
     def config(self) -> str | None:
         """The text of config.pbtxt; None before the first deploy."""
-        try:
-            return (self.folder / "config.pbtxt").read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
+        return model_repository.config(self.folder)
 
     def served(self) -> list[int]:
         """The versions that config.pbtxt makes Triton serve, ascending; the last one is the champion."""
-        match = re.search(r"versions:\s*\[([\d,\s]*)\]", self.config() or "")
-        return sorted(int(part) for part in match[1].split(",") if part.strip()) if match else []
+        return model_repository.served(self.folder)
 
     def configure(self, text: str) -> None:
         """Puts config.pbtxt in place, whole."""

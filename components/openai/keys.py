@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.openai.asked import Refused
+from regraft import model_repository
 from regraft.errors import BadInput
 
 KEYS = "REGRAFT_OPENAI_KEYS"
@@ -35,7 +36,7 @@ class Served:
 
 
 class Catalogue:
-    """The language models of a model repository, as deploy leaves it: see components/deploy/repository.py."""
+    """The language models of a model repository."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -45,14 +46,12 @@ class Catalogue:
 
     def versions(self, name: str) -> list[Served]:
         """The versions of a language model that are served, the champion first; none where it is no language model."""
-        folder = self.root / name
-        match = re.search(r"versions:\s*\[([\d,\s]*)\]", (folder / "config.pbtxt").read_text(encoding="utf-8"))
-        served = list[Served]()
-        for version in sorted(map(int, re.findall(r"\d+", match[1] if match else "")), reverse=True):
+        folder, served = self.root / name, list[Served]()
+        for version in reversed(model_repository.served(folder)):
             with suppress(FileNotFoundError):  # deploy is taking it away
-                file = folder / str(version) / "serving.json"
-                if asks := json.loads(file.read_bytes()).get("asks"):
-                    served.append(Served(name=name, version=version, asks=asks, since=int(file.stat().st_mtime)))
+                if asks := (model_repository.serving(folder, version) or {}).get("asks"):
+                    since = int((folder / str(version) / "serving.json").stat().st_mtime)
+                    served.append(Served(name=name, version=version, asks=asks, since=since))
         return served
 
 
