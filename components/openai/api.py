@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import ipaddress
 import json
 import re
@@ -20,6 +18,7 @@ from aiohttp import web
 from components.openai.asked import Asked, Chat, Completion, Refused, plain, read
 from components.openai.keys import Catalogue, Keys, Served
 from components.openai.said import CHAT, TEXT, Form, Piece, Stops, streamed, usage, whole
+from regraft import views
 
 LARGEST = 1 << 20
 """Bytes of a request, as Triton's front takes them."""
@@ -30,16 +29,14 @@ PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 """Where a person tries a model."""
 
 
-def _policy() -> str:
-    """What a browser lets the page do: run its own script, in its own style, and ask this server."""
-    hashes = {
-        element: base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
-        for element in ("script", "style")
-        if (found := re.search(rf"<{element}>(.*?)</{element}>", PAGE, re.DOTALL))
-    }
-    own = [f"{element}-src 'sha256-{digest}'" for element, digest in hashes.items()]
-    none = ("default-src", "base-uri", "form-action", "frame-ancestors")
-    return "; ".join([*(f"{what} 'none'" for what in none), *own, "connect-src 'self'"])
+POLICY = "; ".join(
+    [
+        *(f"{what} 'none'" for what in ("default-src", "base-uri", "form-action", "frame-ancestors")),
+        *(f"{of}-src {views.by_digest(text)}" for of, text in re.findall(r"(?s)<(script|style)>(.*?)</\1>", PAGE)),
+        "connect-src 'self'",
+    ]
+)
+"""What a browser lets it do: run its own script, in its own style, and ask this server."""
 
 
 class Api:
@@ -78,7 +75,7 @@ class Api:
         return response
 
     async def page(self, request: web.Request) -> web.Response:
-        headers = {"Content-Security-Policy": _policy(), "X-Content-Type-Options": "nosniff"}
+        headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
         return web.Response(text=PAGE, content_type="text/html", headers=headers)
 
     async def health(self, request: web.Request) -> web.Response:
@@ -95,8 +92,9 @@ class Api:
         return web.json_response({"object": "list", "data": listed})
 
     async def model(self, request: web.Request) -> web.Response:
-        served, wanted = self._served(request, request.match_info["id"]), request.match_info["id"]
-        return web.json_response(next(one for one in self._listed(served.name) if one["id"] == wanted))
+        wanted = request.match_info["id"]
+        listed = self._listed(self._served(request, wanted).name)
+        return web.json_response(next(one for one in listed if one["id"] == wanted))
 
     def _listed(self, name: str) -> list[dict[str, Any]]:
         versions = self.catalogue.versions(name)
