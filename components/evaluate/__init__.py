@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from regraft import bases, contest, reading, tasks
-from regraft.digests import sha256
 from regraft.step import Context, Outcome, Work
 
 
@@ -32,7 +31,7 @@ def inputs(context: Context) -> dict[str, str]:
     for name, source in sets.items():
         for sentence in reading.left_out(source).values():
             print(f"warning: {source.location}: {sentence}", file=sys.stderr, flush=True)
-        digests[name] = sha256([reading.digest(source), dict(source.columns), source.quoting])
+        digests[name] = reading.pinned(source)
     return digests
 
 

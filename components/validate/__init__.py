@@ -61,7 +61,7 @@ def inputs(context: Context) -> dict[str, str]:
     if data.contract.tokens:
         digests["tokenizer"] = _tokenizer_digest(context)
     if anchor := tasks.anchor(context.recipe):
-        digests["anchor"] = sha256([reading.digest(anchor), dict(anchor.columns), anchor.quoting])
+        digests["anchor"] = reading.pinned(anchor)
     digests |= mask.inputs(context)
     reference = _reference(context)
     digests["reference"] = reference.outputs["profile.json"].sha256 if reference else "none"
@@ -111,7 +111,7 @@ def work(context: Work) -> Outcome:
     quarantine = Quarantine(context.out / "quarantine.parquet")
 
     tokenizer = mask.tokenizer(context)
-    marks = escaped.marks(tokenizer) if tokenizer else []
+    marks = escaped.marks(tokenizer) if tokenizer else ""
 
     def judged(batch: tuple[Any, float]) -> tuple[Any, Any, rows.Totals, float]:
         table, done = batch

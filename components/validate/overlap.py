@@ -22,6 +22,7 @@ from components.validate.rows import spoken
 from regraft import reading, tasks
 from regraft.exchange import Check
 from regraft.parts import Data, Recipe
+from regraft.rows import Source
 
 SHORTEST, LONGEST = 8, 13
 COMMON = 10
@@ -90,13 +91,12 @@ def _bytes(column: Any) -> tuple[Any, Any]:
     return words - words[0], content[words[0] : words[-1]]
 
 
-def anchor(recipe: Recipe) -> Iterator[Spoken]:
+def anchor(recipe: Recipe, source: Source) -> Iterator[Spoken]:
     """Rows of the recipe's anchor set; evaluate names those that are none."""
     import numpy as np
     import pyarrow as pa
 
-    source = tasks.anchor(recipe)
-    for table, _ in reading.batches(source, reading.files(source)) if source else ():
+    for table, _ in reading.batches(source, reading.files(source)):
         read, neat = tasks.read(recipe.task, table, recipe.data)
         good = ~np.any([np.broadcast_to(applies, len(neat)) for _, applies in read.problems], axis=0)
         said = spoken(read, neat).filter(pa.array(good))
@@ -111,8 +111,8 @@ def of(recipe: Recipe, scratch: Path) -> dict[str, Overlap]:
         scratch: the folder with what `freeze` wrote.
     """
     sets = {HOLDOUT: frozen(scratch / f"{HOLDOUT}.arrow")}
-    if recipe.gates.forgetting is not None:
-        sets["anchor set"] = anchor(recipe)
+    if source := tasks.anchor(recipe):
+        sets["anchor set"] = anchor(recipe, source)
     return {name: find(scratch / "train.arrow", rows) for name, rows in sets.items()}
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from regraft import settings, sources
+from regraft.digests import sha256
 from regraft.errors import BadInput
 from regraft.reading import delimited, json_lines, json_values, lines, packed, parquet
 from regraft.reading.lines import BATCH_BYTES, BATCH_ROWS, Left, Piece
@@ -65,6 +66,11 @@ def digest(source: Source) -> str:
         said = [content, _format(path), sorted(pairs.items())]
         total.update(json.dumps(said).encode("utf-8", "surrogatepass") + b"\n")
     return total.hexdigest()
+
+
+def pinned(source: Source) -> str:
+    """What pins a source beside `data.source`, as an input of a step: its bytes, and how they are read."""
+    return sha256([digest(source), dict(source.columns), source.quoting])
 
 
 def left_out(source: Source) -> dict[str, str]:
