@@ -98,7 +98,9 @@ def _written(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
 
 
-def marks(tokenizer: Any) -> list[str]:
-    """What a tokenizer takes for a mark of its own wherever it stands in a text, also the marks that have no name."""
+def marks(tokenizer: Any) -> str:
+    """An expression for what a tokenizer takes for a mark of its own wherever it stands in a text, also for the marks
+    that have no name; empty where it has none."""
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted({*filter(None, tokenizer.all_special_tokens), *special}, key=lambda mark: (-len(mark), mark))
+    every = {*filter(None, tokenizer.all_special_tokens), *special}
+    return "|".join(map(re.escape, sorted(every, key=lambda mark: (-len(mark), mark))))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -80,12 +79,12 @@ class Totals:
 
 
 def judge(
-    task: str, table: Any, data: Data, start: datetime | None, end: datetime | None, marks: Sequence[str] = ()
+    task: str, table: Any, data: Data, start: datetime | None, end: datetime | None, marks: str = ""
 ) -> tuple[Any, Any, Totals]:
     """Splits a batch of `reading.batches` into good rows and rows to set aside, and counts both.
 
     Args:
-        marks: what a row must not hold, since the tokenizer takes it for its own.
+        marks: an expression for what a row must not hold, since the tokenizer takes it for its own.
 
     Returns:
         Good rows: text, the task's target, digest (hex), split (uint8, index into SPLITS), bands, words (4 bytes of a
@@ -123,7 +122,7 @@ def judge(
             why[good[texts.damaged(said.take(good).fill_null(""))]] = names.index(DAMAGED)
     for said in (text, *(of for of in read.target.values() if pa.types.is_string(of.type))) if marks else ():
         some = said.take(good).fill_null("")
-        held = pc.match_substring_regex(some, "|".join(map(re.escape, marks))).to_numpy(zero_copy_only=False)
+        held = pc.match_substring_regex(some, marks).to_numpy(zero_copy_only=False)
         why[good[held & (why[good] == 0)]] = names.index(MARKED)
     for reason, values in read.unknown.items():
         of_reason = values.filter(pa.array(why == names.index(reason)))

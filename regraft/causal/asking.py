@@ -38,7 +38,7 @@ def plain(tokenizer: Any, text: str) -> str:
 def _marks(tokenizer: Any) -> re.Pattern[str] | None:
     """An expression that is found where one of the tokenizer's own marks is."""
     found = escaped.marks(tokenizer)
-    return re.compile("|".join(map(re.escape, found))) if found else None
+    return re.compile(found) if found else None
 
 
 def prompt(tokenizer: Any, messages: Sequence[Message], *, asks: bool = True) -> str:
