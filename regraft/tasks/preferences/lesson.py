@@ -18,7 +18,7 @@ from regraft.causal import Causal, assistant, learning, prompts
 from regraft.causal.conversations import called, roles
 from regraft.exchange import Lesson, Mask
 from regraft.tasks.preferences import unpaired
-from regraft.tasks.preferences.model import Pair, encoded, likelihoods
+from regraft.tasks.preferences.model import Pair, encoded, first, likelihoods
 from regraft.tasks.preferences.recipe import Recipe, Training
 
 CHOSEN_BY = "agreement"
@@ -54,6 +54,9 @@ def lesson(recipe: Recipe, tokenizer: Any, rows: Any, dev: Any) -> Lesson:
         BadInput: an answer may be as long as all, or too many rows have nothing to train on.
     """
     train, judged = (_sides(recipe, tokenizer, table) for table in (rows, dev))
+    pairs = train.pairs
+    if recipe.training.loss == "kto":  # those have another row's answer in place of the one that is not there
+        pairs = encoded(tokenizer, recipe.system, rows, **assistant.space(recipe))
 
     def knowing(model: Any) -> Lesson:
         room = assistant.space(recipe)
@@ -75,7 +78,7 @@ def lesson(recipe: Recipe, tokenizer: Any, rows: Any, dev: Any) -> Lesson:
         loss=partial(loss, recipe.training, unpaired.weights(train.liked)),
         reduced=partial(reduced, recipe.training),
         dev_batch=learning.BATCH // 2,
-        files={"trained_on.txt": _proven(recipe, tokenizer, rows)},
+        files={"trained_on.txt": _proven(tokenizer, pairs, rows)},
         knowing=knowing,
     )
     return made
@@ -88,17 +91,18 @@ def _reference(base: Causal, pairs: list[Pair]) -> Reference:
 def mask(recipe: Recipe, tokenizer: Any, rows: Any) -> Mask:
     """What of rows is trained on, the chosen and the rejected answer of each in turn, where there are both. Raises
     BadInput as `lesson`, and where the tokenizer has no chat template."""
-    import pyarrow.compute as pc
-
     assistant.templated(recipe, tokenizer)
-    answers = pc.if_else(pc.equal(rows["chosen"], ""), rows["rejected"], rows["chosen"])
-    return replace(_looked(recipe, tokenizer, rows, Pair._fields), turns=roles(rows["text"], answers))
-
-
-def _looked(recipe: Recipe, tokenizer: Any, rows: Any, sides: Sequence[str]) -> Mask:
-    """What of the answers of some sides is trained on."""
-    answers = list(zip(*(rows[side].to_pylist() for side in sides), strict=True))
     pairs = encoded(tokenizer, recipe.system, rows, **assistant.space(recipe))
+    return replace(_looked(tokenizer, pairs, rows, Pair._fields), turns=roles(rows["text"], first(rows)))
+
+
+def _looked(tokenizer: Any, pairs: Sequence[Pair], rows: Any, sides: Sequence[str]) -> Mask:
+    """What of the answers of some sides is trained on.
+
+    Args:
+        pairs: of the rows, as `encoded`.
+    """
+    answers = list(zip(*(rows[side].to_pylist() for side in sides), strict=True))
     there = [
         (getattr(pair, side), json.loads(answer))
         for pair, of_row in zip(pairs, answers, strict=True)
@@ -109,9 +113,9 @@ def _looked(recipe: Recipe, tokenizer: Any, rows: Any, sides: Sequence[str]) -> 
     return prompts.mask(tokenizer, [row for row, _ in there], right)
 
 
-def _proven(recipe: Recipe, tokenizer: Any, rows: Any) -> str:
+def _proven(tokenizer: Any, pairs: Sequence[Pair], rows: Any) -> str:
     """What `prompts.proven` says of chosen and of rejected answers."""
-    looked = {side: _looked(recipe, tokenizer, rows, [side]) for side in Pair._fields}
+    looked = {side: _looked(tokenizer, pairs, rows, [side]) for side in Pair._fields}
     return "\n\n".join(f"{side.capitalize()} answers\n\n{prompts.proven(of)}" for side, of in looked.items())
 
 

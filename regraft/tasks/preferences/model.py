@@ -28,6 +28,13 @@ def encoded(tokenizer: Any, system: str | None, rows: Any, *, max_length: int, m
     return [Pair(of(text, one), of(text, other)) for text, one, other in zip(*columns, strict=True)]
 
 
+def first(rows: Any) -> Any:
+    """Of each frozen row the chosen answer, or the one that there is."""
+    import pyarrow.compute as pc
+
+    return pc.if_else(pc.equal(rows["chosen"], ""), rows["rejected"], rows["chosen"])
+
+
 def side(tokenizer: Any, system: str | None, text: str, answer: str, *, max_length: int, max_tokens: int) -> Encoded:
     """A frozen conversation with an answer, whose tokens alone count; nothing of an answer that is not there."""
     if not answer:
@@ -70,7 +77,4 @@ def answers(model: Causal, rows: Any) -> Any:
 
 def logged(recipe: Recipe, model: Causal, rows: Any) -> tuple[Callable[..., Any], Callable[[str], str | None]]:
     """What logs the model in MLflow, and the proof of what was logged; see `assistant.logged`."""
-    import pyarrow.compute as pc
-
-    answer = pc.if_else(pc.equal(rows["chosen"], ""), rows["rejected"], rows["chosen"])
-    return assistant.logged(recipe, model, rows.append_column("answer", answer))
+    return assistant.logged(recipe, model, rows.append_column("answer", first(rows)))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from regraft.causal.prompts import Encoded
-from regraft.tasks.preferences.model import Pair, side
+from regraft.tasks.preferences.model import Pair, first, side
 from regraft.tasks.preferences.recipe import Training
 
 
@@ -22,9 +22,7 @@ def liked(rows: Any) -> list[bool]:
 def encoded(tokenizer: Any, system: str | None, rows: Any, *, max_length: int, max_tokens: int) -> list[Pair]:
     """Of each frozen row its prompt with its answer, and with one to another prompt."""
     texts = rows["text"].to_pylist()
-    answers = [
-        one or other for one, other in zip(rows["chosen"].to_pylist(), rows["rejected"].to_pylist(), strict=True)
-    ]
+    answers = first(rows).to_pylist()
 
     def with_prompt(text: str, answer: str) -> Encoded:
         return side(tokenizer, system, text, answer, max_length=max_length, max_tokens=max_tokens)
