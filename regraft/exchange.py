@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from regraft.gate import Verdict
-from regraft.parts import Severity
+from regraft.parts import DriftCheck, Severity
 
 COLOURS = {"challenger": "#2f6fde", "champion": "#8a8f98"}
 """Of the two models in pictures."""
@@ -71,6 +71,24 @@ class Check:
     rule: str
     sentence: str
     passed: bool | None = None
+
+
+def drifted(name: str, limit: DriftCheck, moved: float, *, of: str, where: str, more: str = "") -> Check:
+    """The condition that something lies near the champion's training data.
+
+    Args:
+        moved: Jensen-Shannon distance between both.
+        of, where: what lies there, after "the distance of" and before "lie"; `more` follows the sentence.
+    """
+    return Check(
+        name=name,
+        key="data.contract.drift.max",
+        severity=limit.severity,
+        observed=moved,
+        max=limit.max,
+        rule=f"the Jensen-Shannon distance of {of} from the champion's training data is at most {limit.max}",
+        sentence=f"{where} lie {moved:.3f} from the champion's training data, at most {limit.max} may be{more}",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

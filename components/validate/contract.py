@@ -22,7 +22,7 @@ from components.validate.freeze import Frozen
 from components.validate.profile import NAMED_WORDS, word_drift
 from components.validate.rows import Totals
 from regraft import escaped
-from regraft.exchange import Check, Seen
+from regraft.exchange import Check, Seen, drifted
 from regraft.parts import Data, Severity
 from regraft.rows import INVALID, NO_TEXT
 
@@ -170,15 +170,7 @@ def _against(reference: dict[str, Any], data: Data, profile: dict[str, Any]) -> 
     )
     moved, words = word_drift(reference, profile)
     named = f"; most moved: {', '.join([*words][:NAMED_WORDS])}" if words else ""
-    yield Check(
-        name="word_drift",
-        key="data.contract.drift.max",
-        severity=drift.severity,
-        observed=moved,
-        max=drift.max,
-        rule=f"the Jensen-Shannon distance of words from the champion's training data is at most {drift.max}",
-        sentence=f"the words lie {moved:.3f} from the champion's training data, at most {drift.max} may be{named}",
-    )
+    yield drifted("word_drift", drift, moved, of="words", where="the words", more=named)
 
 
 Judge = Callable[[list[Check], Any, Mapping[str, Sequence[str]], Path, Mapping[str, Sequence[str]]], list[Check]]

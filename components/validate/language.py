@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from regraft import tally
-from regraft.exchange import Check
+from regraft.exchange import Check, drifted
 from regraft.parts import Data
 
 UNKNOWN = "unknown"
@@ -56,16 +56,7 @@ def checks(data: Data, now: Mapping[str, int], before: Mapping[str, int] | None)
         )
     if before is not None:
         moved = tally.distance(before, now)
-        yield Check(
-            name="language_drift",
-            key="data.contract.drift.max",
-            severity=drift.severity,
-            observed=moved,
-            max=drift.max,
-            rule="the Jensen-Shannon distance of a sample's languages from the champion's training data is at most "
-            f"{drift.max}",
-            sentence=f"the languages lie {moved:.3f} from the champion's training data, at most {drift.max} may be",
-        )
+        yield drifted("language_drift", drift, moved, of="a sample's languages", where="the languages")
 
 
 def balance(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:

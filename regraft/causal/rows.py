@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from regraft import parts, tally
-from regraft.exchange import Check, Seen
+from regraft.exchange import Check, Seen, drifted
 
 
 def checks(data: parts.Data, seen: Seen, *, these: str) -> Iterator[Check]:
@@ -26,13 +26,5 @@ def checks(data: parts.Data, seen: Seen, *, these: str) -> Iterator[Check]:
         sentence=f"{fewest} holds {seen.rows[fewest]:,} rows, at least 1 is needed",
     )
     if seen.before is not None:
-        moved, most = tally.distance(seen.before, seen.totals), data.contract.drift.max
-        yield Check(
-            name="length_drift",
-            key="data.contract.drift.max",
-            severity=data.contract.drift.severity,
-            observed=moved,
-            max=most,
-            rule=f"the Jensen-Shannon distance of {these}' lengths from the champion's training data is at most {most}",
-            sentence=f"{these}' lengths lie {moved:.3f} from the champion's training data, at most {most} may be",
-        )
+        lengths, moved = f"{these}' lengths", tally.distance(seen.before, seen.totals)
+        yield drifted("length_drift", data.contract.drift, moved, of=lengths, where=lengths)

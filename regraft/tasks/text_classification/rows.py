@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from regraft import tally
-from regraft.exchange import Check, Read, Seen
+from regraft.exchange import Check, Read, Seen, drifted
 from regraft.rows import Rows, digests, tidy
 from regraft.tasks.text_classification.recipe import Data
 
@@ -93,16 +93,8 @@ def checks(data: Data, seen: Seen) -> Iterator[Check]:
         f"at least 2 are needed (rows: {sizes})",
     )
     if seen.before is not None:
-        moved, most = tally.distance(seen.before, totals), contract.drift.max
-        yield Check(
-            name="label_drift",
-            key="data.contract.drift.max",
-            severity=contract.drift.severity,
-            observed=moved,
-            max=most,
-            rule=f"the Jensen-Shannon distance of labels from the champion's training data is at most {most}",
-            sentence=f"the labels lie {moved:.3f} from the champion's training data, at most {most} may be",
-        )
+        moved = tally.distance(seen.before, totals)
+        yield drifted("label_drift", contract.drift, moved, of="labels", where="the labels")
 
 
 def seen_by_digest(rows: Any, trained: Any, recipe: Mapping[str, Any]) -> Any:

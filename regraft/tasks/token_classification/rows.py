@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from regraft import tally
-from regraft.exchange import Check, Read, Seen
+from regraft.exchange import Check, Read, Seen, drifted
 from regraft.rows import Rows
 from regraft.tasks.token_classification.recipe import Data
 
@@ -212,13 +212,5 @@ def checks(data: Data, seen: Seen) -> Iterator[Check]:
         sentence=f"{fewest} holds {held[fewest]:,} entities, at least 1 is needed ({sizes})",
     )
     if seen.before is not None:
-        moved, most = tally.distance(seen.before, totals), contract.drift.max
-        yield Check(
-            name="label_drift",
-            key="data.contract.drift.max",
-            severity=contract.drift.severity,
-            observed=moved,
-            max=most,
-            rule=f"the Jensen-Shannon distance of entities' labels from the champion's training data is at most {most}",
-            sentence=f"the entities' labels lie {moved:.3f} from the champion's training data, at most {most} may be",
-        )
+        moved = tally.distance(seen.before, totals)
+        yield drifted("label_drift", contract.drift, moved, of="entities' labels", where="the entities' labels")
