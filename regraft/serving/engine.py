@@ -143,23 +143,14 @@ class Talk:
         self.sent += new
         return new
 
-    def send(self, **outputs: Any) -> None:
-        """Sends a piece of the answer."""
-        self._send(pb_utils.InferenceResponse(output_tensors=[*map(_tensor, outputs, outputs.values())]))
-
-    def end(self, **outputs: Any) -> None:
-        """Sends the last piece."""
+    def send(self, *, last: bool = False, **outputs: str | int) -> None:
+        """Sends a piece of the answer, or the last one."""
         tensors = [*map(_tensor, outputs, outputs.values())]
-        self._send(pb_utils.InferenceResponse(output_tensors=tensors), last=True)
+        _send(self.sender, pb_utils.InferenceResponse(output_tensors=tensors), last=last)
 
     def refuse(self, why: str) -> None:
         """Sends an error instead of what is missing of the answer."""
         _refuse(self.sender, why)
-
-    def _send(self, response: Any, *, last: bool = False) -> None:
-        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0
-        with suppress(pb_utils.TritonModelException):  # nobody is there any more
-            self.sender.send(response, flags=flags)
 
 
 class TritonPythonModel:
@@ -279,7 +270,7 @@ class TritonPythonModel:
         if said.ended:
             self._over(said.request)
             counts = {"prompt_tokens": len(talk.prompt), "completion_tokens": len(tokens)}
-            talk.end(text=piece, finish_reason="stop" if stopped else "length", **counts)
+            talk.send(text=piece, finish_reason="stop" if stopped else "length", **counts, last=True)
         elif piece:
             talk.send(text=piece)
 
@@ -338,9 +329,13 @@ def _tensor(name: str, value: str | int) -> Any:
 
 def _refuse(sender: Any, why: str) -> None:
     error = pb_utils.TritonError(why, pb_utils.TritonError.INVALID_ARG)
-    response = pb_utils.InferenceResponse(output_tensors=[], error=error)
+    _send(sender, pb_utils.InferenceResponse(output_tensors=[], error=error), last=True)
+
+
+def _send(sender: Any, response: Any, *, last: bool) -> None:
+    flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0
     with suppress(pb_utils.TritonModelException):  # nobody is there any more
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        sender.send(response, flags=flags)
 
 
 class Metric:
