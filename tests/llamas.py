@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests import champions
 
@@ -49,3 +50,17 @@ def base(folder: Path) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def teach(model: Any, *, std: float) -> None:
+    """Has a fresh adapter say something other than its base, the same each time.
+
+    Args:
+        std: of its weights, by chance.
+    """
+    import torch
+
+    torch.manual_seed(1)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=std)

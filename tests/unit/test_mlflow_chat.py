@@ -35,16 +35,12 @@ CALLED = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> causal.Causal:
-    import torch
 
     base = llamas.base(tmp_path_factory.mktemp("llama"))
     text = world.RECIPE.format(data="nowhere", base=base, epochs=1, more="")
     declared: Any = recipe.parse(text)
     made, tokenizer = causal.for_training(declared, tmp_path_factory.mktemp("model"))
-    torch.manual_seed(1)
-    for name, weight in made.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.2)
+    llamas.teach(made, std=0.2)
     return causal.Causal(made.eval(), tokenizer, 64, 12)
 
 
